@@ -1,0 +1,39 @@
+# make setup   the environment, in .venv
+# make demo    data, training, evaluation, scores: the whole of Tandem once
+# make test    the tests
+# make lint    style, types, import rules
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: setup demo test lint format clean
+
+setup: $(VENV)/.ready
+
+# One stamp: it is made anew when the dependencies change.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch setuptools wheel ninja
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m workers.train.precompile
+	touch $@
+
+demo: setup
+	$(BIN)/tandem data digits data/digits
+	$(BIN)/tandem run jobspecs/examples/digits_clip.yaml
+
+test: setup
+	$(BIN)/python -m pytest tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""The language of Tandem: what a job is. Needs pydantic and yaml only."""

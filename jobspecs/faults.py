@@ -1,0 +1,198 @@
+"""Pydantic's errors -> faults in the user's words: the place, what is wrong, what to do.
+
+Goes in: a `ValidationError` of a `JobSpec` and the document that it was read from. Called by load.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from jobspecs.base import Section
+from jobspecs.errors import Fault
+from jobspecs.job import JobSpec
+from jobspecs.yaml_places import Document, KeyPath, dotted
+
+_WORDS = {
+    "model_type": "should be a mapping, `key: value`",
+    "dict_type": "should be a mapping, `key: value`",
+    "model_attributes_type": "should be a mapping, `key: value`",
+    "list_type": "should be a list",
+    "bool_type": "should be true or false",
+    "too_short": "should have at least {min_length} items",
+    "too_long": "should have at most {max_length} items",
+}
+"""Where pydantic's words are those of Python or JSON: ours, by type of error."""
+
+
+def faults_of(error: ValidationError, document: Document) -> list[Fault]:
+    """All faults in `error`, in the order of the spec's fields.
+
+    A value that fits no member of a plain union is one fault: "should be a valid integer or 'auto'".
+    """
+    grouped: dict[tuple[KeyPath, int], list[tuple[_Spot, ErrorDetails]]] = {}
+    for number, detail in enumerate(error.errors()):
+        spot = _spot(detail["loc"])
+        grouped.setdefault((spot.path, -1 if spot.in_union else number), []).append((spot, detail))
+    return [_fault(document, group) for group in grouped.values()]
+
+
+def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault:
+    spot, detail = group[0]
+    if len(group) == 1 and detail["type"] in _WITHOUT_A_VALUE:
+        path, message, remedy = _WITHOUT_A_VALUE[detail["type"]](spot, detail)
+    else:
+        path = spot.path
+        wanted = [_wanted(each) for _, each in group]
+        wanted[1:] = [each.removeprefix("should be ") for each in wanted[1:]]
+        message = f"{' or '.join(wanted)}, given: {_short(detail['input'])}"
+        remedy = next(filter(None, (_remedy(each) for _, each in group)), "")
+    place = document.place(path)
+    named = f"{place} ({dotted(path)})" if path and place != f"--set {dotted(path)}" else place
+    return Fault(named, message, remedy)
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    """What the value should be, in words."""
+    context = detail.get("ctx", {})
+    if detail["type"] in _WORDS:
+        words = _WORDS[detail["type"]].format(**context)
+        return words.removesuffix("s") if words.endswith(" 1 items") else words
+    return re.sub(r"^(Input|String) should", "should", detail["msg"])
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    kind, given = detail["type"], detail["input"]
+    if kind == "literal_error":
+        return _did_you_mean(str(given), re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
+    if kind == "string_type" and isinstance(given, int | float):
+        return "Quotes make it text."
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f"Write {given:.0f}."
+    if kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+.eE\d]+", given):
+        return "A number has no quotes, and no 0 before its digits."
+    return ""
+
+
+# --- errors that are not about a value ----------------------------------------------------------------
+
+
+def _rule(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    context = detail["ctx"]
+    parts = (int(part) if part.isdigit() else part for part in context["path"].split("."))
+    return (*spot.path, *parts), context["message"], ""
+
+
+def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    return spot.path, str(detail["ctx"]["error"]), ""
+
+
+def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    key, allowed = str(spot.path[-1]), list(spot.section.model_fields)
+    near = _did_you_mean(key, allowed)
+    return spot.path, f"unknown key {key!r}", f"{near} Allowed here: {', '.join(allowed)}.".strip()
+
+
+def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    key = str(spot.path[-1])
+    description = spot.section.model_fields[key].description or ""
+    return spot.path, f"{key!r} is missing", " ".join(description.split())
+
+
+def _no_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    return (*spot.path, "kind"), "'kind' is missing", f"One of {', '.join(map(repr, spot.kinds))}."
+
+
+def _unknown_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+    given = detail["input"]["kind"]
+    message = f"should be {' or '.join(map(repr, spot.kinds))}, given: {_short(given)}"
+    return (*spot.path, "kind"), message, _did_you_mean(str(given), list(spot.kinds))
+
+
+_WITHOUT_A_VALUE = {
+    "rule": _rule,
+    "value_error": _value_error,
+    "extra_forbidden": _unknown_key,
+    "missing": _missing,
+    "union_tag_not_found": _no_kind,
+    "union_tag_invalid": _unknown_kind,
+}
+
+
+def _did_you_mean(given: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# --- where in the spec --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where an error stands."""
+
+    path: KeyPath
+    section: type[Section]
+    """Holds the last key of `path`."""
+    in_union: bool
+    """Whether the error is that of one member of a plain union, such as `int | "auto"`."""
+    kinds: tuple[str, ...]
+    """Allowed values of `kind` where `path` is a union of sections."""
+
+
+def _spot(loc: KeyPath) -> _Spot:
+    """Reads pydantic's `loc`, in which names of union members stand between the keys.
+
+    ('evaluations', 0, 'zero_shot', 'templates') -> ('evaluations', 0, 'templates') in ZeroShot
+    ('data', 'lanes', 'constrained-int')         -> ('data', 'lanes') in Data, in a union
+    """
+    path: KeyPath = ()
+    section: type[Section] = JobSpec
+    in_union = False
+    here: Any = JobSpec
+    for part in loc:
+        members = _members(here)
+        if len(members) > 1:
+            here = next((member for member in members if part in _kinds(member)), None)
+            in_union = here is None
+            continue
+        path = (*path, part)
+        here = members[0] if members else None
+        if _is_section(here):
+            section = here
+            field = section.model_fields.get(str(part))
+            here = field.annotation if field else None
+        else:
+            here = get_args(here)[0] if get_origin(here) is list else None
+    kinds = tuple(kind for member in _members(here) for kind in _kinds(member))
+    return _Spot(path, section, in_union, kinds)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that `annotation` allows, but for None."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for member in get_args(annotation) if member is not NoneType]
+    return [] if annotation is None else [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _kinds(annotation: Any) -> tuple[str, ...]:
+    field = annotation.model_fields.get("kind") if _is_section(annotation) else None
+    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()

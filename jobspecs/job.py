@@ -1,0 +1,130 @@
+"""The whole: a `JobSpec`, what of it is the experiment, and its hash.
+
+A field belongs to the experiment when changing it changes a batch, a loss or a parameter. The rest
+(`NOT_THE_EXPERIMENT`) may differ between two attempts of one run: where it runs, how often it commits,
+how it is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from jobspecs.base import Name, NonNegativeInt, Section, misplaced
+from jobspecs.checkpoint import Checkpoint
+from jobspecs.cluster import Cluster
+from jobspecs.data import Data
+from jobspecs.evaluation import Evaluation
+from jobspecs.model import Model
+from jobspecs.objective import Objective
+from jobspecs.retry import Retry
+from jobspecs.storage import StorageSpec
+from jobspecs.training import Training
+
+NOT_THE_EXPERIMENT = (
+    "apiVersion",
+    "cluster",
+    "checkpoint",
+    "retry",
+    "evaluations",
+    "storage",
+    "data.loader",
+    "data.max_bad_fraction",
+    # Moved tars are the same samples: the index fingerprint holds names, sizes and counts.
+    "data.sources.*.urls",
+    "training.zero_stage",
+)
+"""Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
+
+
+class JobSpec(Section):
+    """A contrastive training job: the same experiment on any cluster."""
+
+    apiVersion: Literal["tandem/v1"]  # noqa: N815 - the name that Kubernetes users know
+    """Version of this language."""
+    name: Name
+    """Names the run directory, `<storage.root>/<name>`."""
+    seed: NonNegativeInt = 0
+    """Keys every random draw: order, augmentation, first weights."""
+    objective: Objective
+    """What is contrasted with what."""
+    data: Data
+    """The training data."""
+    model: Model
+    """The towers."""
+    training: Training
+    """Batch, length, optimizer."""
+    cluster: Cluster = Cluster()
+    """What it runs on."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often it commits."""
+    retry: Retry = Retry()
+    """What happens after a failure."""
+    evaluations: list[Evaluation] = Field(default=[])
+    """How it is scored."""
+    storage: StorageSpec = StorageSpec()
+    """Where the run is kept."""
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> JobSpec:
+        size, patch = self.data.image.size, self.model.image.patch
+        if size % patch:
+            raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
+        batch, lanes = self.training.global_batch, self.data.lanes
+        if lanes != "auto" and batch % lanes:
+            raise misplaced(
+                "training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}"
+            )
+        names = [evaluation.name for evaluation in self.evaluations]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise misplaced(
+                    f"evaluations.{number}.name",
+                    f"names are unique; {name!r} names evaluation {names.index(name)} too",
+                )
+        return self
+
+    def experiment(self) -> dict[str, Any]:
+        """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""
+        return {
+            ".".join(path): value
+            for path, value in _leaves(self.model_dump(mode="json"))
+            if not any(_matches(path, pattern.split(".")) for pattern in NOT_THE_EXPERIMENT)
+        }
+
+    def experiment_hash(self) -> str:
+        """sha256 of `experiment()` in canonical JSON: equal specs, in any spelling, have equal hashes."""
+        canonical = json.dumps(self.experiment(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def changed_fields(before: JobSpec, after: JobSpec) -> list[str]:
+    """What makes `after` another experiment: `training.global_batch: 512 -> 1024`, one line a field."""
+    old, new = before.experiment(), after.experiment()
+    return [
+        f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _leaves(child, (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, child in enumerate(value):
+            yield from _leaves(child, (*path, str(number)))
+    else:
+        yield path, value
+
+
+def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
+    """Whether `path` lies at or below `pattern`."""
+    return len(path) >= len(pattern) and all(
+        want in ("*", have) for have, want in zip(path, pattern, strict=False)
+    )

@@ -1,0 +1,76 @@
+"""One attempt: a Ray Train worker group that runs the training loop once, without retries of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from jobspecs.cluster import Cluster
+from workers.train.loop import Outcome, TrainTask, train
+
+_COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+"""What the other ranks say when one has died under a collective."""
+
+
+class AttemptFailedError(Exception):
+    """The worker group failed. `cause` is one line for people, `details` the whole story."""
+
+    def __init__(self, cause: str, details: str) -> None:
+        super().__init__(cause, details)
+        self.cause = cause
+        self.details = details
+
+
+def run_attempt(task: TrainTask, cluster: Cluster) -> Outcome:
+    """Runs `task` on a new worker group and waits for its end. Raises AttemptFailedError."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=_resources(cluster),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{task.run.name}-a{task.attempt:03d}",
+            # Ray's own bookkeeping. Ours, checkpoints included, goes to the run directory.
+            storage_path=tempfile.mkdtemp(prefix="tandem-ray-train-"),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        raise AttemptFailedError(_cause(failures, error), str(error)) from error
+    outcome: Outcome = result.return_value
+    return outcome
+
+
+def _worker(config: dict[str, Any]) -> Outcome:
+    return train(config["task"])
+
+
+def _resources(cluster: Cluster) -> dict[str, float]:
+    resources = {"CPU": float(cluster.cpus_per_worker)}
+    return resources | ({"GPU": float(cluster.gpus_per_worker)} if cluster.gpus_per_worker else {})
+
+
+def _cause(failures: dict[int, Exception], error: Exception) -> str:
+    """The failure that explains the others, in a line: `rank 1: DataError: …`."""
+    lines = {rank: _last_line(failure) for rank, failure in sorted(failures.items())}
+    own = {rank: line for rank, line in lines.items() if not any(words in line for words in _COLLATERAL)}
+    for rank, line in (own or lines).items():
+        return f"rank {rank}: {line}"
+    return _last_line(error)
+
+
+def _last_line(error: Exception) -> str:
+    """What a traceback ends with, without the module of the exception."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    kind, colon, message = lines[-1].partition(": ")
+    return f"{kind.rpartition('.')[2]}{colon}{message}"

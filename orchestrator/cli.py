@@ -1,0 +1,205 @@
+"""The command `tandem`: one function a command, no logic in it.
+
+Each command imports what it needs: `tandem --help` and `tandem validate` need neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobspecs.errors import TandemError
+
+if TYPE_CHECKING:
+    from orchestrator.driver import Interrupt
+    from orchestrator.ledger import Ledger
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done, the job failed, the spec or the call is wrong, interrupted after a checkpoint."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Contrastive training on Ray clusters: one job spec, the same experiment on any cluster.",
+)
+
+
+class Output(StrEnum):
+    """How a command answers."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
+Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.command()
+def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:  # noqa: B006 - typer reads it
+    """Run a job on this machine, or go on with it: train, checkpoint, evaluate.
+
+    The run directory is <storage.root>/<name>. Run again, the job goes on from its newest checkpoint; a
+    finished job is left as it is. Ctrl-C saves a checkpoint first.
+    """
+    with _told(WRONG):
+        from jobspecs.load import load
+        from orchestrator.prepare import prepare
+
+        prepared = prepare(load(spec, _with_workers(overrides, workers)))
+    with _told(FAILED):
+        from rich.console import Console
+
+        from orchestrator.driver import Driver, Interrupt
+        from orchestrator.view import View
+
+        interrupt = Interrupt()
+        view = View(Console())
+        with _signals(interrupt):
+            status = Driver(prepared, view, interrupt).run()
+        view.results(status)
+    sys.exit(INTERRUPTED if status.state == "interrupted" else DONE)
+
+
+@app.command()
+def validate(spec: Spec, overrides: Overrides = []) -> None:  # noqa: B006
+    """Check a spec: all faults at once, each with its line and a remedy. Looks at no data."""
+    with _told(WRONG):
+        from jobspecs.load import load
+
+        job = load(spec, tuple(overrides))
+    print(f"{spec}: valid ({job.name}, experiment {job.experiment_hash()[:16]})")
+
+
+@app.command()
+def plan(
+    spec: Spec,
+    workers: Workers = None,
+    overrides: Overrides = [],  # noqa: B006
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what would run: shards, samples, lanes, steps, rows per rank, bytes, checkpoints."""
+    with _told(WRONG):
+        from jobspecs.load import load
+        from orchestrator.prepare import prepare
+
+        planned = prepare(load(spec, _with_workers(overrides, workers))).plan
+    if output is Output.JSON:
+        print(json.dumps(asdict(planned), indent=2))
+    else:
+        from rich.console import Console
+
+        from orchestrator.view import plan_table
+
+        Console().print(plan_table(planned))
+
+
+@app.command()
+def status(run: Run, endpoint: Endpoint = None, output: OutputOption = Output.TABLE) -> None:
+    """Show how a run is doing."""
+    with _told(WRONG):
+        answer = _ledger(run, endpoint).status()
+    if output is Output.JSON:
+        print(json.dumps(asdict(answer), indent=2))
+    else:
+        from rich.console import Console
+
+        from orchestrator.view import View, status_table
+
+        console = Console()
+        console.print(status_table(answer))
+        View(console).results(answer)
+
+
+@app.command()
+def metrics(run: Run, endpoint: Endpoint = None) -> None:
+    """Print one JSON object a step, in step order, without repeats after resumes."""
+    with _told(WRONG):
+        ledger = _ledger(run, endpoint)
+        ledger.status()
+        for record in ledger.metrics():
+            print(json.dumps(record))
+
+
+@app.command()
+def data(
+    kind: Annotated[str, typer.Argument(help="digits or glyphs.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Where the tars go.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Seed of splits and captions.")] = 0,
+) -> None:
+    """Write demo data as WebDataset tars in img2dataset's layout."""
+    with _told(WRONG):
+        from workers.data.demo import write_demo
+
+        summary = write_demo(kind, directory, seed=seed)
+    for split in summary.splits:
+        print(f"{split.directory}: {split.samples:,} samples in {split.shards} shards")
+
+
+def _with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:
+    return (*overrides, *([] if workers is None else [f"cluster.workers={workers}"]))
+
+
+def _ledger(run: str, endpoint: str | None) -> Ledger:
+    from jobspecs.storage import S3
+    from orchestrator.ledger import Ledger
+    from workers.run import RunDirectory
+    from workers.storage import Storage, absolute
+
+    return Ledger(Storage(S3(endpoint=endpoint)), RunDirectory(absolute(run)))
+
+
+@contextlib.contextmanager
+def _told(code: int) -> Iterator[None]:
+    """Errors made for users are printed without a traceback and end the command with `code`."""
+    from jobspecs.errors import UsageError
+
+    try:
+        yield
+    except TandemError as error:
+        print(f"tandem: {error}", file=sys.stderr)
+        sys.exit(WRONG if isinstance(error, UsageError) else code)
+    except KeyboardInterrupt:
+        print("tandem: stopped at once; what was committed is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _signals(interrupt: Interrupt) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the job to stop with a checkpoint; the second stops it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested():
+            raise KeyboardInterrupt
+        interrupt.request()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

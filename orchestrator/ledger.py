@@ -1,0 +1,245 @@
+"""What is recorded of a run, and what follows from it: state, status, metrics, results.
+
+The driver appends events; ranks append metrics (workers/train/record.py). Nothing else is stored: the
+status is derived from these each time it is asked for, by anyone who holds the run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import psutil
+
+from jobspecs.errors import NotFoundError, StorageError, UsageError
+from workers.run import PartsWriter, RunDirectory, RunPlan, read_parts
+from workers.storage import Storage, basename, join
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 30.0
+"""A driver that has not beaten for this long is taken for dead."""
+
+
+class State(Enum):
+    """The state of a run. A run whose driver died is `lost`: `tandem run` goes on with it."""
+
+    RUNNING = ("running", False)
+    EVALUATING = ("evaluating", False)
+    INTERRUPTED = ("interrupted", True)
+    LOST = ("lost", True)
+    FAILED = ("failed", True)
+    SUCCEEDED = ("succeeded", True)
+
+    def __init__(self, label: str, is_terminal: bool) -> None:
+        self.label = label
+        self.is_terminal = is_terminal
+
+
+_STATE_AFTER = {
+    "run_started": State.RUNNING,
+    "training_finished": State.EVALUATING,
+    "run_interrupted": State.INTERRUPTED,
+    "run_failed": State.FAILED,
+    "run_succeeded": State.SUCCEEDED,
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status of a run: the JSON of `tandem status -o json`."""
+
+    name: str
+    run_directory: str
+    state: str
+    attempt: int
+    """The newest attempt; 0 before the first."""
+    step: int
+    """Optimizer steps done, committed or not."""
+    total_steps: int
+    world_size: int
+    """Ranks of the newest attempt."""
+    loss: float | None
+    failures: list[dict[str, Any]]
+    """Failed attempts: attempt, step, cause."""
+    latest_checkpoint: str | None
+    """URI of the newest commit."""
+    evaluations: list[dict[str, Any]]
+    """Results, one for each (checkpoint, evaluation)."""
+    message: str
+    """The newest event in words."""
+
+
+class Ledger:
+    """The record of one run."""
+
+    def __init__(self, storage: Storage, run: RunDirectory) -> None:
+        self.storage = storage
+        self.run = run
+        self._writer: PartsWriter | None = None
+
+    # --- written by the driver ---
+
+    def event(self, kind: str, message: str, **fields: Any) -> dict[str, Any]:
+        """Appends an event and makes it durable. Returns it."""
+        if self._writer is None:
+            self._writer = PartsWriter(self.storage, self.run.events)
+        event = {"time": time.time(), "event": kind, "message": message, **fields}
+        self._writer.append(event)
+        self._writer.flush()
+        return event
+
+    # --- read by anyone ---
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events, oldest first."""
+        return list(read_parts(self.storage, self.run.events))
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """A record a step, in step order; where attempts overlap, the newest attempt's."""
+        newest: dict[int, dict[str, Any]] = {}
+        for record in read_parts(self.storage, self.run.metrics):
+            newest[record["step"]] = record
+        return (newest[step] for step in sorted(newest))
+
+    def last_metrics(self) -> dict[str, Any] | None:
+        """The newest record of the newest attempt."""
+        parts = self.storage.list(self.run.metrics)
+        if not parts:
+            return None
+        lines = self.storage.read(parts[-1].uri).splitlines()
+        record: dict[str, Any] = json.loads(lines[-1])
+        return record
+
+    def results(self) -> list[dict[str, Any]]:
+        """The evaluation results, by step and name."""
+        return [
+            json.loads(self.storage.read(info.uri))
+            for info in self.storage.list(join(self.run.uri, "evaluations"))
+        ]
+
+    def plan(self) -> RunPlan | None:
+        """What the run has fixed; None for a run that was never started."""
+        try:
+            return RunPlan.from_json(self.storage.read(self.run.plan))
+        except NotFoundError:
+            return None
+
+    def status(self) -> Status:
+        """Raises UsageError when there is no run in this directory."""
+        plan = self.plan()
+        if plan is None:
+            raise UsageError(f"{self.run.uri} holds no run. Give a run directory, such as runs/<name>.")
+        events = self.events()
+        attempts = [event for event in events if event["event"] == "attempt_started"]
+        last = self.last_metrics()
+        commits = committed_steps(self.storage, self.run)
+        return Status(
+            name=self.run.name,
+            run_directory=self.run.uri,
+            state=self.state(events).label,
+            attempt=attempts[-1]["attempt"] if attempts else 0,
+            step=max([commits[-1] if commits else 0, last["step"] if last else 0]),
+            total_steps=plan.total_steps,
+            world_size=attempts[-1]["world_size"] if attempts else 0,
+            loss=last["loss"] if last else None,
+            failures=[
+                {key: event[key] for key in ("attempt", "step", "cause")}
+                for event in events
+                if event["event"] == "attempt_failed"
+            ],
+            latest_checkpoint=self.run.checkpoint(commits[-1]) if commits else None,
+            evaluations=self.results(),
+            message=events[-1]["message"] if events else "",
+        )
+
+    def state(self, events: list[dict[str, Any]]) -> State:
+        """The state that `events` and the driver's heartbeat tell."""
+        states = [_STATE_AFTER[event["event"]] for event in events if event["event"] in _STATE_AFTER]
+        state = states[-1] if states else State.RUNNING
+        return state if state.is_terminal or live_driver(self.storage, self.run) else State.LOST
+
+
+def committed_steps(storage: Storage, run: RunDirectory) -> list[int]:
+    """Steps of the checkpoints that have a manifest, ascending; whether they are whole is not looked at."""
+    return sorted(
+        int(basename(info.uri.removesuffix("/manifest.json")).removeprefix("step-"))
+        for info in storage.list(run.checkpoints)
+        if basename(info.uri) == "manifest.json"
+    )
+
+
+# --- who drives the run ---
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that drives a run."""
+
+    host: str
+    pid: int
+    time: float
+    """Unix time of its last heartbeat."""
+
+
+def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
+    """The driver that seems alive, or None."""
+    try:
+        driver = Driver(**json.loads(storage.read(run.driver)))
+    except NotFoundError:
+        return None
+    if time.time() - driver.time > STALE_SECONDS:
+        return None
+    if driver.host == socket.gethostname() and not _is_alive(driver.pid):
+        return None
+    return driver
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Heartbeat:
+    """Says that this process drives the run, every few seconds, until it is stopped."""
+
+    def __init__(self, storage: Storage, run: RunDirectory) -> None:
+        self._storage = storage
+        self._run = run
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Raises UsageError: another driver is alive; StorageError: the directory can't be written."""
+        other = live_driver(self._storage, self._run)
+        if other is not None:
+            raise UsageError(
+                f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
+                "it, stop it with Ctrl-C, or give this job another name."
+            )
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The run has no driver any more."""
+        self._closing.set()
+        self._thread.join()
+        self._storage.delete(self._run.driver)
+
+    def _beat(self) -> None:
+        driver = Driver(socket.gethostname(), os.getpid(), time.time())
+        self._storage.write(self._run.driver, json.dumps(asdict(driver)).encode())
+
+    def _beat_on(self) -> None:
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(StorageError):  # the next beat tries again; silence is what it is for
+                self._beat()

@@ -1,0 +1,134 @@
+"""What a person sees of a run while it runs: lines, on any terminal or none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.ledger import Status
+from orchestrator.plan import Plan
+
+PROGRESS_SECONDS = 5.0
+
+
+class View:
+    """Prints events as they come, and progress every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._shown = 0.0
+
+    def event(self, event: dict[str, Any]) -> None:
+        """An event of the ledger."""
+        self.line(event["message"], event["time"])
+
+    def line(self, message: str, at: float | None = None) -> None:
+        """A message with the time of day."""
+        clock = time.strftime("%H:%M:%S", time.localtime(at))
+        self.console.print(f"{clock}  {message}", highlight=False, markup=False, soft_wrap=True)
+
+    def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
+        """The newest step, if the last one shown is a while ago or this is the last of all."""
+        step = metrics["step"]
+        if time.monotonic() - self._shown < PROGRESS_SECONDS and step < total_steps:
+            return
+        self._shown = time.monotonic()
+        seconds = (total_steps - step) * metrics["samples"] / step / metrics["samples_per_second"]
+        masked = f"masked {metrics['masked']}  " if metrics["masked"] else ""
+        self.line(
+            f"step {step}/{total_steps}  loss {metrics['loss']:.4f}  scale {metrics['logit_scale']:.2f}  "
+            f"{metrics['samples_per_second']:.0f} samples/s  data wait {metrics['data_wait_fraction']:.0%}  "
+            f"{masked}{_duration(seconds)} left"
+        )
+
+    def results(self, status: Status) -> None:
+        """The table of results that a run ends with."""
+        table = Table(title=f"{status.name}: {status.state} after {status.step} steps", title_justify="left")
+        for heading in ("checkpoint", "evaluation", "score", "value", "chance", "samples"):
+            table.add_column(
+                heading,
+                justify="right" if heading in ("value", "chance", "samples") else "left",
+                no_wrap=True,
+            )
+        for result in status.evaluations:
+            for name, value in result["scores"].items():
+                is_main = name == result["main"]
+                table.add_row(
+                    f"step {result['step']}" if is_main else "",
+                    result["evaluation"] if is_main else "",
+                    f"{name} (main)" if is_main else name,
+                    f"{value:.4f}",
+                    f"{result['chance']:.4f}" if is_main else "",
+                    str(result["samples"]) if is_main else "",
+                )
+        if status.evaluations:
+            self.console.print(table)
+        self.console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan as people read it."""
+    table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("how much")
+    even = ", ".join(map(str, plan.even_workers))
+    rows = {
+        "run directory": plan.run_directory,
+        "shards": f"{plan.shards} with {_bytes(plan.shard_bytes)}",
+        "samples": f"{plan.samples:,}; a pass takes {plan.samples_per_pass:,} of them",
+        "global batch": f"{plan.global_batch:,} samples on any number of workers",
+        "lanes": f"{plan.lanes}, each shuffled in windows of {plan.window:,}",
+        "steps": f"{plan.total_steps:,} ({plan.passes:.2f} passes of {plan.steps_per_pass:,})",
+        "workers": f"{plan.workers}; evenly shared out by {even}",
+        "rows per rank": f"{plan.rows_per_rank:,} a step ({plan.padding_rows} rows of all ranks only pad)",
+        "gathered": f"{_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
+        "checkpoints": f"{plan.checkpoints}, after steps {_steps(plan)}",
+        "evaluations": ", ".join(plan.evaluations) or "none",
+        "experiment": plan.spec_hash[:16],
+        "data": plan.index_fingerprint[:16],
+    }
+    for what, value in rows.items():
+        table.add_row(what, value)
+    return table
+
+
+def _steps(plan: Plan) -> str:
+    shown = [f"{step:,}" for step in plan.checkpoint_steps]
+    if plan.checkpoints > len(shown):
+        shown.insert(-1, "…")
+    return ", ".join(shown)
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def status_table(status: Status) -> Table:
+    """The status as people read it."""
+    table = Table(title=f"{status.name}: {status.state}", title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("how")
+    loss = "" if status.loss is None else f", loss {status.loss:.4f}"
+    table.add_row("step", f"{status.step:,} of {status.total_steps:,}{loss}")
+    table.add_row("attempt", f"{status.attempt}, {status.world_size} workers")
+    table.add_row("newest checkpoint", status.latest_checkpoint or "none")
+    for failure in status.failures:
+        table.add_row(
+            "failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}"
+        )
+    table.add_row("last event", status.message)
+    return table

@@ -1,0 +1,1 @@
+"""What runs on a rank: data, models, losses, training, evaluation. Never imports Ray."""

@@ -1,0 +1,1 @@
+"""From object storage to batches: index, order, shards, decode, loader."""

@@ -1,0 +1,21 @@
+"""Evaluations of a committed checkpoint: one file a task.
+
+`KINDS` maps the `kind` of a spec's section to the function that does it; a new evaluation is a section
+in jobspecs/evaluation.py, a file here and a line there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workers.evaluate.encode import Encoder
+from workers.evaluate.result import Scores
+from workers.evaluate.retrieval import retrieval
+from workers.evaluate.zero_shot import zero_shot
+
+KINDS: dict[str, Callable[[Any, Encoder], Scores]] = {
+    "zero_shot": zero_shot,
+    "retrieval": retrieval,
+}
+"""kind -> f(section of the spec, encoder of the checkpoint) -> scores."""

@@ -1,0 +1,1 @@
+"""Towers, and what joins them into one model that an objective trains."""

@@ -1,0 +1,161 @@
+"""The run directory: all that a run is. Who holds it can resume, evaluate or report the run.
+
+    <storage.root>/<name>/
+        spec.yaml                             the spec as it runs
+        plan.json                             what the run has fixed: `RunPlan`
+        index/<source>.json                   the shards of each source
+        driver.json                           who drives it, with a heartbeat
+        events/0000.jsonl …                   what happened, written by the driver
+        metrics/a001-0000.jsonl …             a line a step, written by rank 0 of each attempt
+        bad_samples/a001-r000-0000.jsonl …    what became masked rows, written by each rank
+        checkpoints/step-00000100/            safetensors, and manifest.json, written last
+        evaluations/step-00000100/<name>.json
+        stop                                  there while somebody asks the job to stop
+
+Object stores can't append, so a growing record is a series of parts (`PartsWriter`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobspecs.errors import TandemError
+from workers.data.order import Layout
+from workers.storage import Storage, basename, join
+
+
+class RunDirectoryError(TandemError):
+    """The run directory holds what this version can't read."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What the plan fixes for the life of a run. The cluster is not in it."""
+
+    layout: Layout
+    steps_per_pass: int
+    total_steps: int
+    spec_hash: str
+    """`JobSpec.experiment_hash()`."""
+    index_fingerprint: str
+    """`Index.fingerprint()`."""
+
+    def to_json(self) -> bytes:
+        """As stored in plan.json."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> RunPlan:
+        """The inverse of `to_json`. Raises RunDirectoryError."""
+        try:
+            fields = json.loads(data)
+            return cls(**{**fields, "layout": Layout(**fields["layout"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunDirectoryError(f"plan.json can't be read: {error}. Start under a new name.") from error
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places in a run directory."""
+
+    uri: str
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return basename(self.uri)
+
+    @property
+    def spec(self) -> str:
+        """The spec."""
+        return join(self.uri, "spec.yaml")
+
+    @property
+    def plan(self) -> str:
+        """The `RunPlan`."""
+        return join(self.uri, "plan.json")
+
+    @property
+    def driver(self) -> str:
+        """Who drives the run."""
+        return join(self.uri, "driver.json")
+
+    @property
+    def stop(self) -> str:
+        """The request to stop; its content says why."""
+        return join(self.uri, "stop")
+
+    @property
+    def events(self) -> str:
+        """Parts of the event log."""
+        return join(self.uri, "events")
+
+    @property
+    def metrics(self) -> str:
+        """Parts of the attempts' metrics."""
+        return join(self.uri, "metrics")
+
+    @property
+    def bad_samples(self) -> str:
+        """Parts of the lists of masked samples."""
+        return join(self.uri, "bad_samples")
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of the checkpoints."""
+        return join(self.uri, "checkpoints")
+
+    def index(self, source: str) -> str:
+        """The index of a source."""
+        return join(self.uri, "index", f"{source}.json")
+
+    def checkpoint(self, step: int) -> str:
+        """The checkpoint after `step` optimizer steps."""
+        return join(self.checkpoints, f"step-{step:08d}")
+
+    def evaluation(self, step: int, name: str) -> str:
+        """The result of an evaluation of a checkpoint."""
+        return join(self.uri, "evaluations", f"step-{step:08d}", f"{name}.json")
+
+
+class PartsWriter:
+    """Appends JSON lines to a series of parts `<folder>/<prefix>0000.jsonl`, `0001`, …
+
+    A part is written whole at each flush, atomically, until it is PART_BYTES long; then the next one
+    begins. Not thread-safe. Numbering begins behind the parts that are there.
+    """
+
+    PART_BYTES = 256 * 1024
+
+    def __init__(self, storage: Storage, folder: str, prefix: str = "") -> None:
+        self._storage = storage
+        self._prefix = join(folder, prefix) if prefix else f"{folder}/"
+        there = [info.uri for info in storage.list(folder) if info.uri.startswith(self._prefix)]
+        self._number = len(there)
+        self._lines = bytearray()
+        self._written = 0
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds one line; it is durable after the next `flush`."""
+        self._lines += json.dumps(record).encode() + b"\n"
+
+    def flush(self) -> None:
+        """Writes what was appended. Raises StorageError; nothing is lost, the next flush tries again."""
+        if len(self._lines) == self._written:
+            return
+        self._storage.write(f"{self._prefix}{self._number:04d}.jsonl", bytes(self._lines))
+        self._written = len(self._lines)
+        if self._written >= self.PART_BYTES:
+            self._number += 1
+            self._lines.clear()
+            self._written = 0
+
+
+def read_parts(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
+    """The records of all parts in `folder`, part after part by name."""
+    for info in storage.list(folder):
+        for line in storage.read(info.uri).splitlines():
+            yield json.loads(line)

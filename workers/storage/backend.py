@@ -1,0 +1,47 @@
+"""What `Storage` asks of the backend of a scheme.
+
+A backend raises what the system or botocore raises, and `Storage` translates that. Only a stream
+that `open` returned is on its own: it translates its errors itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object: its URI, its size in bytes, and a tag that changes with its content (S3's ETag
+    without quotes; for a file its modification time and size)."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+class Backend(Protocol):
+    """The objects of one scheme. Thread-safe and picklable. `Storage` documents the behaviour."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """The server as messages name it; None if there is none."""
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size and tag of an object."""
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object, found out at the lowest cost."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """What is below a folder, in any order."""
+
+    def open(self, uri: str, start: int) -> BinaryIO:
+        """A stream from byte `start` on."""
+
+    def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
+        """Create or replace an object in one step; AlreadyExistsError for `if_absent` and an object."""
+
+    def delete(self, uri: str) -> None:
+        """Remove an object, if it is there."""

@@ -1,0 +1,86 @@
+"""`Storage`: finds the backend of a URI, calls it, and turns what it raises into errors for users."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from jobspecs.errors import UsageError
+from jobspecs.storage import S3
+from workers.storage.backend import Backend, ObjectInfo
+from workers.storage.errors import translated
+from workers.storage.files import FileStore
+from workers.storage.s3 import S3Store
+
+_AWS = S3()
+
+
+class Storage:
+    """Objects of both schemes. Thread-safe; picklable, before use and after it.
+
+    Besides the errors below, every method raises AccessDeniedError, NoCredentialsError,
+    UnreachableError, or StorageError, and UsageError for what is no URI of an object.
+    """
+
+    def __init__(self, s3: S3 = _AWS) -> None:
+        self._files = FileStore()
+        self._s3 = S3Store(s3)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size and tag of an object. NotFoundError where there is none, which a folder is too."""
+        with self._backend("look up", uri) as backend:
+            return backend.stat(uri)
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object at `uri`, at the cost of one request; in a missing bucket is none."""
+        with self._backend("look up", uri) as backend:
+            return backend.exists(uri)
+
+    def list(self, prefix: str) -> builtins.list[ObjectInfo]:
+        """Everything below the folder `prefix`, at any depth, sorted by URI; [] if there is nothing."""
+        with self._backend("list", prefix) as backend:
+            return sorted(backend.list(prefix), key=lambda info: info.uri)
+
+    def read(self, uri: str) -> bytes:
+        """The whole object. NotFoundError."""
+        with self.open(uri) as stream:
+            return stream.read()
+
+    def open(self, uri: str, start: int = 0) -> BinaryIO:
+        """A stream from byte `start` to the end (empty if that is behind the end). NotFoundError.
+
+        From S3 it comes in ranges of 8 MiB; DataError if the object is replaced meanwhile.
+        """
+        if start < 0:
+            raise ValueError(f"start is {start}: it counts bytes from the object's first")
+        with self._backend("read", uri) as backend:
+            return backend.open(uri, start)
+
+    def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """Create or replace the object in one step. AlreadyExistsError for `if_absent` and an object.
+
+        A conditional write to S3 whose answer got lost is retried, and then finds its own object:
+        put a token into the data and read it back where that matters.
+        """
+        with self._backend("write", uri) as backend:
+            return backend.write(uri, data, if_absent=if_absent)
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; one that is already gone is no error."""
+        with self._backend("delete", uri) as backend:
+            backend.delete(uri)
+
+    @contextlib.contextmanager
+    def _backend(self, verb: str, uri: str) -> Iterator[Backend]:
+        """The backend of the URI's scheme; what it raises in the block is translated."""
+        backend: Backend
+        if uri.startswith("file:///"):
+            backend = self._files
+        elif uri.startswith("s3://"):
+            backend = self._s3
+        else:
+            raise UsageError(f"{uri!r} is no URI of the form file:///folder/name or s3://bucket/key")
+        with translated(verb, uri, backend.endpoint):
+            yield backend

@@ -1,0 +1,53 @@
+"""Training under torchrun, without Ray, on a run directory that holds spec, plan and index:
+
+    torchrun --nproc-per-node 2 -m workers.train runs/digits-clip
+
+Goes on from the newest checkpoint whose manifest is there. It is how the worker core is tested, and how it
+runs on a machine without Ray; retries and evaluations are the orchestrator's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from jobspecs.job import JobSpec
+from jobspecs.load import loads
+from jobspecs.storage import S3
+from workers.data.index import Index
+from workers.run import RunDirectory, RunPlan
+from workers.storage import Storage, absolute, basename
+from workers.train.loop import TrainTask, train
+
+
+def main(run: str) -> None:
+    """Trains the run at `run` on this rank of a torchrun group."""
+    storage = Storage(S3())
+    directory = RunDirectory(absolute(run))
+    spec: JobSpec = loads(storage.read(directory.spec).decode(), directory.spec)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        spec.cluster.backend, timeout=timedelta(seconds=spec.cluster.collective_timeout_seconds)
+    )
+    manifests = [
+        info.uri for info in storage.list(directory.checkpoints) if basename(info.uri) == "manifest.json"
+    ]
+    task = TrainTask(
+        spec=spec,
+        plan=RunPlan.from_json(storage.read(directory.plan)),
+        index=Index.from_json(storage.read(directory.index(spec.data.sources[0].name))),
+        run=directory,
+        attempt=1,
+        resume_from=max(manifests).rpartition("/")[0] if manifests else None,
+    )
+    train(task)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

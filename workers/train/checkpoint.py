@@ -1,0 +1,211 @@
+"""Checkpoint files: the whole state by parameter name, as safetensors, and the manifest that commits them.
+
+    checkpoints/step-00000100/
+        model-00000.safetensors …       parameters and buffers, fp32
+        optimizer-00000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
+        manifest.json                   written last: there is no checkpoint without it
+
+Parameters are spread over the ranks for writing only. Nothing in the files depends on how many ranks
+wrote them or under which ZeRO stage, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import safetensors.torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from jobspecs.errors import NotFoundError, TandemError
+from workers.storage import Storage, join
+from workers.train.engine import MOMENTS, Engine, State
+
+FORMAT = 1
+
+
+class CheckpointError(TandemError):
+    """A checkpoint is incomplete, damaged, or of another model."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a checkpoint."""
+
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is. The step is the data cursor and all the scheduler's state."""
+
+    step: int
+    """Optimizer steps done."""
+    spec_hash: str
+    index_fingerprint: str
+    masked_samples: int
+    """Samples of the run so far that were masked."""
+    attempt: int
+    world_size: int
+    """Ranks that wrote it."""
+    files: tuple[File, ...]
+    format: int = FORMAT
+
+    def to_json(self) -> bytes:
+        """As stored in manifest.json."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """The inverse of `to_json`. Raises CheckpointError."""
+        try:
+            fields = json.loads(data)
+            if fields["format"] != FORMAT:
+                raise CheckpointError(f"checkpoint format {fields['format']}, this version reads {FORMAT}")
+            return cls(**{**fields, "files": tuple(File(**file) for file in fields["files"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"its manifest can't be read: {error}") from error
+
+
+def read_manifest(storage: Storage, uri: str) -> Manifest:
+    """The manifest of the checkpoint at `uri`. Raises CheckpointError."""
+    try:
+        return Manifest.from_json(storage.read(join(uri, "manifest.json")))
+    except NotFoundError as error:
+        raise CheckpointError("it has no manifest: it was never committed") from error
+
+
+def verify(storage: Storage, uri: str) -> Manifest:
+    """The manifest of `uri`, after every file was found as it says. Raises CheckpointError."""
+    manifest = read_manifest(storage, uri)
+    for file in manifest.files:
+        _read_file(storage, uri, file)
+    return manifest
+
+
+def save(
+    storage: Storage,
+    uri: str,
+    engine: Engine,
+    *,
+    step: int,
+    spec_hash: str,
+    index_fingerprint: str,
+    masked_samples: int,
+    attempt: int,
+) -> Manifest:
+    """Writes a checkpoint from all ranks and commits it. Raises StorageError on a rank that can't write."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if rank == 0:
+        # Leftovers of a dead attempt must not pass for this one's.
+        storage.delete(join(uri, "manifest.json"))
+    owner = _owners(engine.module, world_size)
+    model: dict[str, Tensor] = {}
+    optimizer: dict[str, Tensor] = {}
+    for state in engine.whole_state():
+        if owner[state.name] == rank:
+            model[state.name] = _on_host(state.value)
+            optimizer |= {f"{key}.{state.name}": _on_host(state.moments[key]) for key in MOMENTS}
+    untrained = engine.module.state_dict().keys() - owner.keys()
+    if rank == 0:
+        model |= {name: _on_host(engine.module.state_dict()[name]) for name in sorted(untrained)}
+
+    dist.barrier()
+    files = [
+        _write_file(storage, uri, f"{kind}-{rank:05d}.safetensors", tensors)
+        for kind, tensors in (("model", model), ("optimizer", optimizer))
+        if tensors
+    ]
+    gathered: list[list[File]] = [[] for _ in range(world_size)]
+    dist.all_gather_object(gathered, files)
+    manifest = Manifest(
+        step=step,
+        spec_hash=spec_hash,
+        index_fingerprint=index_fingerprint,
+        masked_samples=masked_samples,
+        attempt=attempt,
+        world_size=world_size,
+        files=tuple(file for files in gathered for file in files),
+    )
+    if rank == 0:
+        storage.write(join(uri, "manifest.json"), manifest.to_json())
+    return manifest
+
+
+def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
+    """Loads a checkpoint into `engine`, whatever wrote it. Raises CheckpointError."""
+    manifest = read_manifest(storage, uri)
+    model = _tensors(storage, uri, manifest, "model")
+    optimizer = _tensors(storage, uri, manifest, "optimizer")
+    _load_module(engine.module, model, uri)
+    states = (
+        State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS})
+        for name, parameter in engine.module.named_parameters()
+        if parameter.requires_grad
+    )
+    engine.load_state(states, manifest.step)
+    return manifest
+
+
+def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
+    """Loads the parameters and buffers of a checkpoint alone, as evaluations need them."""
+    manifest = read_manifest(storage, uri)
+    _load_module(module, _tensors(storage, uri, manifest, "model"), uri)
+    return manifest
+
+
+def _load_module(module: nn.Module, tensors: dict[str, Tensor], uri: str) -> None:
+    missing, unexpected = module.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{uri} is of another model: missing {sorted(missing)[:3]}, unexpected {sorted(unexpected)[:3]}"
+        )
+
+
+def _owners(module: nn.Module, world_size: int) -> dict[str, int]:
+    """Which rank writes which parameter: the largest first, each to the rank with least so far."""
+    load = [0] * world_size
+    owner = {}
+    trained = [(p.numel(), name) for name, p in module.named_parameters() if p.requires_grad]
+    for numel, name in sorted(trained, reverse=True):
+        owner[name] = load.index(min(load))
+        load[owner[name]] += numel
+    return owner
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _write_file(storage: Storage, uri: str, name: str, tensors: dict[str, Tensor]) -> File:
+    content = safetensors.torch.save(tensors)
+    storage.write(join(uri, name), content)
+    return File(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _read_file(storage: Storage, uri: str, file: File) -> bytes:
+    try:
+        content = storage.read(join(uri, file.name))
+    except NotFoundError as error:
+        raise CheckpointError(f"{file.name} is missing") from error
+    if len(content) != file.size:
+        raise CheckpointError(f"{file.name} has {len(content)} bytes, the manifest says {file.size}")
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise CheckpointError(f"{file.name} has another sha256 than the manifest says")
+    return content
+
+
+def _tensors(storage: Storage, uri: str, manifest: Manifest, kind: str) -> dict[str, Tensor]:
+    return dict(_tensors_of(storage, uri, manifest, kind))
+
+
+def _tensors_of(storage: Storage, uri: str, manifest: Manifest, kind: str) -> Iterator[tuple[str, Tensor]]:
+    for file in manifest.files:
+        if file.name.startswith(f"{kind}-"):
+            yield from safetensors.torch.load(_read_file(storage, uri, file)).items()

@@ -1,0 +1,75 @@
+"""What a rank records of its training: metrics of each step, and the samples that were masked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from jobspecs.errors import StorageError
+from workers.data.rows import BadSample
+from workers.run import PartsWriter, RunDirectory
+from workers.storage import Storage
+
+FLUSH_SECONDS = 1.0
+"""A record is at most this old when it reaches the run directory."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One line of the metrics: an optimizer step. The JSON of `tandem metrics`."""
+
+    step: int
+    """Optimizer steps done, this one included."""
+    loss: float
+    logit_scale: float
+    learning_rate: float
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    samples: int
+    """Samples seen by the run so far."""
+    masked: int
+    """Samples of this batch that were masked."""
+    samples_per_second: float
+    data_wait_fraction: float
+    """Share of the step's time that the rank waited for its batch."""
+    batch_digest: str
+    world_size: int
+    attempt: int
+    time: float
+    """Unix time."""
+
+
+class Recorder:
+    """Buffers records and writes them out about once a second."""
+
+    def __init__(self, storage: Storage, run: RunDirectory, attempt: int, rank: int) -> None:
+        self._metrics = PartsWriter(storage, run.metrics, f"a{attempt:03d}-") if rank == 0 else None
+        self._bad = PartsWriter(storage, run.bad_samples, f"a{attempt:03d}-r{rank:03d}-")
+        self._flushed = time.monotonic()
+        self.causes: Counter[str] = Counter()
+        """Masked samples of this rank so far, by cause."""
+
+    def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
+        """Records a step; `metrics` are written by rank 0 alone."""
+        if self._metrics:
+            self._metrics.append(asdict(metrics))
+        for sample in bad:
+            self.causes[sample.cause] += 1
+            self._bad.append({"step": metrics.step, **asdict(sample)})
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            try:
+                self.flush()
+            except StorageError as error:
+                # A record that comes late is no reason to stop training: checkpoints are.
+                logger.warning("metrics could not be written, will try again: %s", error)
+
+    def flush(self) -> None:
+        """Writes what is buffered. Raises StorageError."""
+        self._flushed = time.monotonic()
+        if self._metrics:
+            self._metrics.flush()
+        self._bad.flush()
