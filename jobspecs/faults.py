@@ -70,8 +70,8 @@ def _wanted(detail: ErrorDetails) -> str:
 
 def _remedy(detail: ErrorDetails) -> str:
     kind, given = detail["type"], detail["input"]
-    if kind == "literal_error":
-        return _did_you_mean(str(given), re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
+    if kind == "literal_error" and isinstance(given, str):
+        return _did_you_mean(given, re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
     if kind == "string_type" and isinstance(given, int | float):
         return "Quotes make it text."
     if kind == "int_type" and isinstance(given, float) and given.is_integer():

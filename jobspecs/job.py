@@ -53,7 +53,7 @@ class JobSpec(Section):
     objective: Objective
     """What is contrasted with what."""
     data: Data
-    """The training data."""
+    """Which samples, and how they become tensors."""
     model: Model
     """The towers."""
     training: Training
@@ -84,7 +84,7 @@ class JobSpec(Section):
             if name in names[:number]:
                 raise misplaced(
                     f"evaluations.{number}.name",
-                    f"names are unique; {name!r} names evaluation {names.index(name)} too",
+                    f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
         return self
 

@@ -23,6 +23,12 @@ class AttemptFailedError(Exception):
 
 def run_attempt(task: TrainTask, cluster: Cluster) -> Outcome:
     """Runs `task` on a new worker group and waits for its end. Raises AttemptFailedError."""
+    # Ray's own bookkeeping. Ours, checkpoints included, goes to the run directory.
+    with tempfile.TemporaryDirectory(prefix="tandem-ray-train-") as bookkeeping:
+        return _fit(task, cluster, bookkeeping)
+
+
+def _fit(task: TrainTask, cluster: Cluster, bookkeeping: str) -> Outcome:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -36,9 +42,8 @@ def run_attempt(task: TrainTask, cluster: Cluster) -> Outcome:
             resources_per_worker=_resources(cluster),
         ),
         run_config=ray.train.RunConfig(
-            name=f"{task.run.name}-a{task.attempt:03d}",
-            # Ray's own bookkeeping. Ours, checkpoints included, goes to the run directory.
-            storage_path=tempfile.mkdtemp(prefix="tandem-ray-train-"),
+            name=f"{task.run.name}-a{task.attempt:05d}",
+            storage_path=bookkeeping,
             failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )

@@ -77,12 +77,10 @@ class Driver:
         try:
             self._open()
             start_ray(job.spec.cluster)
-            if not self._train():
+            if self._train() and self._evaluate():
+                self._event("run_succeeded", "succeeded")
+            else:
                 self._event("run_interrupted", "interrupted; the same command goes on from here")
-                return ledger.status()
-            self._event("training_finished", f"all {job.fixed.total_steps} steps are done")
-            self._evaluate()
-            self._event("run_succeeded", "succeeded")
             return ledger.status()
         except Exception as error:
             with contextlib.suppress(StorageError):
@@ -197,10 +195,11 @@ class Driver:
             self._look(attempt, watched)
         if watched.failure is None:
             return None
-        cause = (
-            watched.failure.cause if isinstance(watched.failure, AttemptFailedError) else str(watched.failure)
-        )
-        details = watched.failure.details if isinstance(watched.failure, AttemptFailedError) else cause
+        failure = watched.failure
+        if isinstance(failure, AttemptFailedError):
+            cause, details = failure.cause, failure.details
+        else:
+            cause = details = f"{type(failure).__name__}: {failure}"
         self._event(
             "attempt_failed",
             f"attempt {attempt} failed: {cause}",
@@ -237,12 +236,18 @@ class Driver:
 
     # --- evaluation ---
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Does the evaluations that have no result yet. Returns False when it was interrupted before."""
         job, step = self._job, self._job.fixed.total_steps
+        self._event("training_finished", f"all {step} steps are done")
         for name in evaluations.pending(job.spec, job.storage, job.run, step):
             self._event("evaluation_started", f"evaluation {name} of step {step}", evaluation=name, step=step)
             began = time.monotonic()
-            evaluated = evaluations.evaluate_with_ray(job.spec, job.run, step, name)
+            evaluated = evaluations.evaluate_with_ray(
+                job.spec, job.run, step, name, self._interrupt.requested
+            )
+            if evaluated is None:
+                return False
             if evaluated.fault is None:
                 seconds = time.monotonic() - began
                 self._event(
@@ -251,3 +256,4 @@ class Driver:
             else:
                 message = f"evaluation {name} failed: {evaluated.fault}"
                 self._event("evaluation_failed", message, evaluation=name, reason=evaluated.fault)
+        return True

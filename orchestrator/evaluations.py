@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobspecs.errors import TandemError
 from jobspecs.job import JobSpec
 from workers.run import RunDirectory
 from workers.storage import Storage
+
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,11 @@ def pending(spec: JobSpec, storage: Storage, run: RunDirectory, step: int) -> li
     return [e.name for e in spec.evaluations if not storage.exists(run.evaluation(step, e.name))]
 
 
-def evaluate_with_ray(spec: JobSpec, run: RunDirectory, step: int, name: str) -> Evaluated:
-    """Scores the checkpoint at `step` with the evaluation `name` in a Ray task, and waits for it."""
+def evaluate_with_ray(
+    spec: JobSpec, run: RunDirectory, step: int, name: str, interrupted: Callable[[], bool]
+) -> Evaluated | None:
+    """Scores the checkpoint at `step` with the evaluation `name` in a Ray task, and waits for it. Returns
+    None when it was `interrupted` before."""
     import ray
     from ray.exceptions import RayError
 
@@ -34,8 +40,12 @@ def evaluate_with_ray(spec: JobSpec, run: RunDirectory, step: int, name: str) ->
     task = ray.remote(
         num_cpus=cluster.cpus_per_worker, num_gpus=min(cluster.gpus_per_worker, 1), max_retries=1
     )(evaluate)
+    reference = task.options(name=f"tandem:{spec.name}:{name}").remote(spec, run, step, name)
+    while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
+        if interrupted():
+            ray.cancel(reference, force=True)
+            return None
     try:
-        reference = task.options(name=f"tandem:{spec.name}:{name}").remote(spec, run, step, name)
         answer: Evaluated = ray.get(reference)
     except RayError as error:
         return Evaluated(name, str(error).strip().splitlines()[-1])

@@ -19,7 +19,8 @@ def start_ray(cluster: Cluster) -> None:
 
     if ray.is_initialized():
         return
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    # Ray warns that the cluster which it starts asks for a token. It does, and finds it by itself.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return

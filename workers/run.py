@@ -5,9 +5,10 @@
         plan.json                             what the run has fixed: `RunPlan`
         index/<source>.json                   the shards of each source
         driver.json                           who drives it, with a heartbeat
-        events/0000.jsonl …                   what happened, written by the driver
-        metrics/a001-0000.jsonl …             a line a step, written by rank 0 of each attempt
-        bad_samples/a001-r000-0000.jsonl …    what became masked rows, written by each rank
+        events/000000.jsonl …                 what happened, written by the driver
+        metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
+        bad_samples/a00001-r00000-000000.jsonl …
+                                             what became masked rows, written by each rank
         checkpoints/step-00000100/            safetensors, and manifest.json, written last
         evaluations/step-00000100/<name>.json
         stop                                  there while somebody asks the job to stop
@@ -122,7 +123,7 @@ class RunDirectory:
 
 
 class PartsWriter:
-    """Appends JSON lines to a series of parts `<folder>/<prefix>0000.jsonl`, `0001`, …
+    """Appends JSON lines to a series of parts `<folder>/<prefix>000000.jsonl`, `000001`, …
 
     A part is written whole at each flush, atomically, until it is PART_BYTES long; then the next one
     begins. Not thread-safe. Numbering begins behind the parts that are there.
@@ -146,7 +147,7 @@ class PartsWriter:
         """Writes what was appended. Raises StorageError; nothing is lost, the next flush tries again."""
         if len(self._lines) == self._written:
             return
-        self._storage.write(f"{self._prefix}{self._number:04d}.jsonl", bytes(self._lines))
+        self._storage.write(f"{self._prefix}{self._number:06d}.jsonl", bytes(self._lines))
         self._written = len(self._lines)
         if self._written >= self.PART_BYTES:
             self._number += 1

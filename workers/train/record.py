@@ -47,8 +47,8 @@ class Recorder:
     """Buffers records and writes them out about once a second."""
 
     def __init__(self, storage: Storage, run: RunDirectory, attempt: int, rank: int) -> None:
-        self._metrics = PartsWriter(storage, run.metrics, f"a{attempt:03d}-") if rank == 0 else None
-        self._bad = PartsWriter(storage, run.bad_samples, f"a{attempt:03d}-r{rank:03d}-")
+        self._metrics = PartsWriter(storage, run.metrics, f"a{attempt:05d}-") if rank == 0 else None
+        self._bad = PartsWriter(storage, run.bad_samples, f"a{attempt:05d}-r{rank:05d}-")
         self._flushed = time.monotonic()
         self.causes: Counter[str] = Counter()
         """Masked samples of this rank so far, by cause."""

@@ -1,0 +1,85 @@
+"""A spec as text and with all its defaults written out, and what is wrong with a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobspecs.errors import SpecError
+from jobspecs.load import loads
+
+EXAMPLE = """\
+# A spec of the tests' own: the shipped examples may be tuned.
+apiVersion: tandem/v1
+name: digits-clip
+seed: 0
+
+objective:
+  kind: image_text
+  loss: infonce
+  logit_scale: {init: 14.3, max: 100}
+
+data:
+  sources:
+    - name: digits
+      urls: ["data/digits/train/{00000..00003}.tar"]
+  image: {column: jpg, size: 32, crop_scale: [0.7, 1.0]}
+  text: {column: txt, tokenizer: {kind: bytes}, context_length: 48}
+
+model:
+  kind: clip
+  image: {width: 96, layers: 4, heads: 4, patch: 8}
+  text: {width: 96, layers: 3, heads: 4}
+  embedding_dim: 64
+
+training:
+  global_batch: 128
+  steps: 400
+  precision: fp32
+  optimizer: {kind: adamw, learning_rate: 1e-3, weight_decay: 0.1}
+  schedule: {kind: cosine, warmup_steps: 40}
+
+cluster: {workers: 2}
+checkpoint: {every_steps: 100}
+
+evaluations:
+  - kind: zero_shot
+    name: held-out-digits
+    data: {urls: ["data/digits/test/*.tar"]}
+    class_names: [zero, one, two, three, four, five, six, seven, eight, nine]
+    templates: ["a photo of the digit {}", "a scan of the number {}", "handwritten {}"]
+"""
+
+
+@pytest.fixture(scope="session")
+def example() -> str:
+    """A spec that is right."""
+    return EXAMPLE
+
+
+@pytest.fixture
+def full(example: str) -> dict[str, Any]:
+    """The example with all its defaults written out, and an evaluation of each kind."""
+    spec = json.loads(loads(example).model_dump_json())
+    spec["evaluations"].append(
+        {"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8}
+    )
+    spec["storage"]["s3"] = {"endpoint": "http://minio:9000", "region": "eu-west-1"}
+    return spec
+
+
+@pytest.fixture(scope="session")
+def wrong() -> Callable[..., list[str]]:
+    """`wrong(text, *overrides)`: the faults of a spec, each as it is printed; none if it is right."""
+
+    def faults(text: str, *overrides: str) -> list[str]:
+        try:
+            loads(text, "job.yaml", overrides)
+        except SpecError as error:
+            return [str(fault) for fault in error.faults]
+        return []
+
+    return faults

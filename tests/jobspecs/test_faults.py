@@ -1,0 +1,156 @@
+"""The words of each fault. Every message is tried once; where it stands is tried for all fields in
+test_schema.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobspecs.errors import Fault, SpecError
+
+Wrong = Callable[..., list[str]]
+NAME = "should be 1 to 63 lower-case letters, digits, '-', '_' or '.', a letter or digit first and last"
+COLUMN = "should be an extension (letters, digits, '_', '.' or '-'), or several parted by ';', as in jpg;png"
+ENDPOINT = "should be http:// or https://, a host, and a port where it needs one, as in http://minio:9000"
+
+
+def put(spec: dict[str, Any], path: str, value: object) -> str:
+    """The text of `spec` with `value` at `path`."""
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+    here: Any = spec
+    for part in parents:
+        here = here[part]
+    here[last] = value
+    return json.dumps(spec, indent=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("name", "A b", f'{NAME}, given: "A b"'),
+        ("name", "a" * 64, f'{NAME}, given: "{"a" * 64}"'),
+        ("name", "-a", f'{NAME}, given: "-a"'),
+        ("name", "a\n", f'{NAME}, given: "a\\n"'),
+        ("name", "", f'{NAME}, given: ""'),
+        ("name", 12, "should be a valid string, given: 12\n    Quotes make it text."),
+        ("name", None, "should be a valid string, given: null"),
+        ("name", "Z" * 100, f'{NAME}, given: "{"Z" * 76}...'),
+        ("data.image.column", ".jpg; png", f'{COLUMN}, given: ".jpg; png"'),
+        ("storage.s3.endpoint", "minio:9000", f'{ENDPOINT}, given: "minio:9000"'),
+        ("storage.s3.endpoint", "http://me:secret@minio", f'{ENDPOINT}, given: "http://me:secret@minio"'),
+        ("storage.s3.endpoint", "http://minio:x", f'{ENDPOINT}, given: "http://minio:x"'),
+        ("storage.s3.endpoint", "http://minio/path", f'{ENDPOINT}, given: "http://minio/path"'),
+        ("storage.root", "", 'should have at least 1 character, given: ""'),
+        ("seed", "x", 'should be a valid integer, given: "x"'),
+        ("seed", "12", 'should be a valid integer, given: "12"\n'
+            "    A number has no quotes, and no 0 before its digits."),
+        ("seed", 1000.0, "should be a valid integer, given: 1000.0\n    Write 1000."),
+        ("seed", 1.5, "should be a valid integer, given: 1.5"),
+        ("seed", True, "should be a valid integer, given: true"),
+        ("seed", -1, "should be greater than or equal to 0, given: -1"),
+        ("data.lanes", 5.5, "should be a valid integer or 'auto', given: 5.5"),
+        ("data.lanes", 0, "should be greater than or equal to 1 or 'auto', given: 0"),
+        ("data.lanes", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
+            "    Did you mean 'auto'?"),
+        ("data.lanes", [1], "should be a valid integer or 'auto', given: [1]"),
+        ("training.precision", "fp16", "should be 'fp32' or 'bf16', given: \"fp16\"\n"
+            "    Did you mean 'bf16'?"),
+        ("training.precision", 16, "should be 'fp32' or 'bf16', given: 16"),
+        ("apiVersion", "tandem/v2", "should be 'tandem/v1', given: \"tandem/v2\"\n"
+            "    Did you mean 'tandem/v1'?"),
+        ("training.zero_stage", 2, "should be less than or equal to 1, given: 2"),
+        ("training.zero_stage", True, "should be a valid integer, given: true"),
+        ("training.global_batch", 1, "should be greater than or equal to 2, given: 1"),
+        ("training.optimizer.learning_rate", 0, "should be greater than 0, given: 0"),
+        ("training.optimizer.learning_rate", "1e-3", 'should be a valid number, given: "1e-3"\n'
+            "    A number has no quotes, and no 0 before its digits."),
+        ("training.optimizer.learning_rate", True, "should be a valid number, given: true"),
+        ("training.optimizer.betas", [0.9, 1.0], "should be less than 1, given: 1.0"),
+        ("training.optimizer.betas", [0.9], "should have at least 2 items, given: [0.9]"),
+        ("training.optimizer.betas", [0.9, 0.9, 0.9], "should have at most 2 items, given: [0.9, 0.9, 0.9]"),
+        ("data.sources", [], "should have at least 1 item, given: []"),
+        ("data.sources.0.urls", "a.tar", 'should be a list, given: "a.tar"'),
+        ("objective.logit_scale.learnable", "yes", 'should be true or false, given: "yes"'),
+        ("training", None, "should be a mapping, `key: value`, given: null"),
+        ("training.optimizer", "adamw", 'should be a mapping, `key: value`, given: "adamw"'),
+        ("evaluations.0", "zero_shot", 'should be a mapping, `key: value`, given: "zero_shot"'),
+    ],
+)  # fmt: skip
+def test_a_wrong_value(wrong: Wrong, full: dict[str, Any], path: str, value: object, words: str) -> None:
+    (fault,) = wrong(put(full, path, value))
+    assert fault.partition("): ")[2] == words
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://minio:9000", "https://s3.eu/", "http://127.0.0.1:9000", "http://[::1]:9000"]
+)
+def test_endpoints_that_are_right(wrong: Wrong, full: dict[str, Any], endpoint: str) -> None:
+    assert wrong(put(full, "storage.s3.endpoint", endpoint)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("1e999", "Infinity"), ("-1e999", "-Infinity"), (".nan", '".nan"')]
+)
+def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown: str) -> None:
+    (fault,) = wrong(example, f"training.max_grad_norm={value}")
+    assert fault.startswith("--set training.max_grad_norm: should be a ")
+    assert fault.endswith(f" number, given: {shown}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place", "words"),
+    [
+        ("evaluations.1", {"kind": "retrieva", "name": "a"}, "evaluations.1.kind",
+            "should be 'zero_shot' or 'retrieval', given: \"retrieva\"\n    Did you mean 'retrieval'?"),
+        ("evaluations.1", {"kind": 5}, "evaluations.1.kind",
+            "should be 'zero_shot' or 'retrieval', given: 5"),
+        ("evaluations.1", {"name": "a"}, "evaluations.1.kind",
+            "'kind' is missing\n    One of 'zero_shot', 'retrieval'."),
+        ("evaluations.1", {"kind": "retrieval", "name": "a"}, "evaluations.1.data",
+            "'data' is missing\n    What is scored."),
+        ("evaluations.1.templates", ["{}"], "evaluations.1.templates",
+            "unknown key 'templates'\n    Allowed here: name, data, batch, kind."),
+        ("evaluations.0.template", ["{}"], "evaluations.0.template",
+            "unknown key 'template'\n    Did you mean 'templates'? "
+            "Allowed here: name, data, batch, kind, class_names, templates, label_column, label_field."),
+        ("evaluations.0.templates", ["a {}", "b"], "evaluations.0.templates",
+            "a template has one {} for the class name, 'b' has not"),
+        ("evaluations.0.templates", ["{} {}"], "evaluations.0.templates",
+            "a template has one {} for the class name, '{} {}' has not"),
+        ("evaluations.0.class_names", ["a", "b", "a", "b", "c"], "evaluations.0.class_names",
+            "class names are unique; more than once: a, b"),
+        ("evaluations.1.name", "held-out-digits", "evaluations.1.name",
+            "names are unique; evaluations.0 has the name 'held-out-digits' too"),
+        ("data.image.crop_scale", [0.5, 0.2], "data.image.crop_scale",
+            "crop_scale is [smallest, largest] with 0 < smallest <= largest, not [0.5, 0.2]"),
+        ("data.image.crop_scale", [0, 1], "data.image.crop_scale",
+            "crop_scale is [smallest, largest] with 0 < smallest <= largest, not [0.0, 1.0]"),
+        ("data.image.size", 30, "data.image.size", "size 30 is not a multiple of model.image.patch, 8"),
+        ("data.lanes", 7, "training.global_batch", "global_batch 128 is not a multiple of data.lanes, 7"),
+        ("model.text.heads", 5, "model.text.heads", "width 96 is not a multiple of heads 5"),
+        ("objective.logit_scale.init", 200, "objective.logit_scale.init", "init 200 is above max 100"),
+        ("training.steps", None, "training",
+            "give exactly one of steps, passes and samples (found none of them)"),
+        ("training.samples", 5, "training",
+            "give exactly one of steps, passes and samples (found steps and samples)"),
+        ("modèle de base", 1, "modèle de base",
+            "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
+            "training, cluster, checkpoint, retry, evaluations, storage."),
+    ],
+)  # fmt: skip
+def test_kinds_keys_and_rules(
+    wrong: Wrong, full: dict[str, Any], path: str, value: object, place: str, words: str
+) -> None:
+    (fault,) = wrong(put(full, path, value))
+    where, _, said = fault.partition("): ")
+    assert where.partition(" (")[2] == place
+    assert said == words
+
+
+def test_faults_in_print() -> None:
+    one, two = Fault("f:1 (a)", "is wrong", "Do b."), Fault("f:2", "too")
+    assert str(SpecError((one,))) == "1 fault in the spec\n  f:1 (a): is wrong\n    Do b."
+    assert str(SpecError((one, two))).splitlines()[0] == "2 faults in the spec"

@@ -1,0 +1,185 @@
+"""Files and texts -> specs: what can't be read, all faults at once, `--set`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import jobspecs.examples
+from jobspecs.errors import SpecError
+from jobspecs.load import load, loads
+
+EXAMPLES = sorted(Path(jobspecs.examples.__path__[0]).glob("*.yaml"))
+
+Wrong = Callable[..., list[str]]
+
+
+def refusal(path: str | Path) -> str:
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_shipped_examples_load(path: Path) -> None:
+    assert load(path) == load(str(path)) == loads(path.read_text(encoding="utf-8"))
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "absent.yaml") == (
+        f"1 fault in the spec\n  {tmp_path}/absent.yaml: can't be read: No such file or directory\n"
+        "    Give the path of a YAML file."
+    )
+    assert f"{tmp_path}: can't be read: Is a directory" in refusal(str(tmp_path))
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_bytes("name: café".encode("latin-1"))
+    assert "job.yaml: can't be read: it is not UTF-8 text" in refusal(tmp_path / "job.yaml")
+
+
+def test_the_name_of_the_file_stands_in_the_faults(tmp_path: Path, example: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(example.replace("steps: 400", "stepz: 400"), encoding="utf-8")
+    assert f"{path}:" in refusal(path)
+
+
+def test_not_yaml(wrong: Wrong, example: str) -> None:
+    faults = wrong(example + "\n\tx: 1\n")
+    assert len(faults) == 1
+    assert "not YAML" in faults[0]
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "12"])
+def test_not_a_mapping(wrong: Wrong, text: str) -> None:
+    assert wrong(text) == [
+        "job.yaml:1: a spec is a mapping of `key: value` lines\n    See jobspecs/examples."
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"])
+def test_an_empty_file_lacks_each_required_section(wrong: Wrong, text: str) -> None:
+    assert wrong(text) == [
+        "job.yaml:1 (apiVersion): 'apiVersion' is missing\n    Version of this language.",
+        "job.yaml:1 (name): 'name' is missing\n    Names the run directory, `<storage.root>/<name>`.",
+        "job.yaml:1 (objective): 'objective' is missing\n    What is contrasted with what.",
+        "job.yaml:1 (data): 'data' is missing\n    Which samples, and how they become tensors.",
+        "job.yaml:1 (model): 'model' is missing\n    The towers.",
+        "job.yaml:1 (training): 'training' is missing\n    Batch, length, optimizer.",
+    ]
+
+
+def test_all_faults_at_once(example: str) -> None:
+    text = example.replace("seed: 0", "seed: -1\nseed: x").replace("patch: 8", "patch: 8.5, pacth: 8")
+    with pytest.raises(SpecError) as caught:
+        loads(text, "job.yaml", ("training.stepz=1", "bad", "cluster.workers=two"))
+    line = example.splitlines().index("seed: 0") + 1
+    image = text.splitlines().index("  image: {width: 96, layers: 4, heads: 4, patch: 8.5, pacth: 8}") + 1
+    assert str(caught.value).splitlines()[0] == "7 faults in the spec"
+    assert [fault.place for fault in caught.value.faults] == [
+        f"job.yaml:{line + 1} (seed)",
+        "--set bad",
+        f"job.yaml:{line + 1} (seed)",
+        f"job.yaml:{image} (model.image.patch)",
+        f"job.yaml:{image} (model.image.pacth)",
+        "--set training.stepz",
+        "--set cluster.workers",
+    ]
+
+
+def test_overrides(example: str) -> None:
+    spec = loads(
+        example,
+        overrides=(
+            "training.steps=7",
+            " name =other",
+            "training.optimizer.learning_rate=2e-4",
+            "data.image.crop_scale=[0.5, 1]",
+            "data.image.crop_scale.1=0.75",
+            "evaluations.0.data={urls: [x=y.tar]}",
+            "evaluations.0.templates.2='{}'",
+            "storage.s3.region=eu-west-1",
+            "cluster.workers=3",
+            "cluster.workers=4",
+        ),
+    )
+    assert (spec.training.steps, spec.name, spec.training.optimizer.learning_rate) == (7, "other", 2e-4)
+    assert spec.data.image.crop_scale == [0.5, 0.75]
+    assert spec.evaluations[0].data.urls == ["x=y.tar"]
+    assert spec.evaluations[0].templates[1:] == ["a scan of the number {}", "{}"]
+    assert (spec.storage.s3.region, spec.cluster.workers) == ("eu-west-1", 4)
+
+
+def test_an_override_clears_a_field(example: str) -> None:
+    spec = loads(example, overrides=("training.steps=", "training.passes=2"))
+    assert (spec.training.steps, spec.training.passes) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),  # `--set ` in front of the fault is left out
+    [
+        ("steps", "steps: an override is path.to.field=value\n"
+            "    For example --set training.steps=100."),
+        ("=1", "=1: an override is path.to.field=value\n"
+            "    For example --set training.steps=100."),
+        ("a..b=1", "a..b=1: an override is path.to.field=value\n"
+            "    For example --set training.steps=100."),
+        (
+            "training.steps=[1",
+            "training.steps: the value can't be read: not YAML: expected ',' or ']', but got "
+            "'<stream end>' (while parsing a flow sequence at line 1)"
+            "\n    Quote it for YAML, and the whole for the shell.",
+        ),
+        (
+            "storage.root=!!python/name:os.sep",
+            "storage.root: the value can't be read: the tag !!python/name:os.sep "
+            "has no meaning in a spec\n    Quote it for YAML, and the whole for the shell.",
+        ),
+        ("retry={max_attempts: 1, max_attempts: 2}", "retry: the key stands here twice\n    Keep one."),
+        ("data.image.crop_scale.2=1", "data.image.crop_scale.2: there is no data.image.crop_scale.2 in "
+            "the spec\n    data.image.crop_scale is a list of 2, counted from 0."),
+        ("evaluations.-1.name=x", "evaluations.-1.name: there is no evaluations.-1 in the spec"
+            "\n    evaluations is a list of 1, counted from 0."),
+        ("evaluations.².name=x", "evaluations.².name: there is no evaluations.² in the spec"
+            "\n    evaluations is a list of 1, counted from 0."),
+        ("evaluations.digits.name=x", "evaluations.digits.name: there is no evaluations.digits in the spec"
+            "\n    evaluations is a list of 1, counted from 0."),
+        ("name.first=x", "name.first: there is no name.first in the spec\n    name is a single value."),
+        ("name.a.b=x", "name.a.b: there is no name.a in the spec\n    name is a single value."),
+        ("training.steps=x", 'training.steps: should be a valid integer, given: "x"'),
+        ("training.stepz=1", "training.stepz: unknown key 'stepz'\n    Did you mean 'steps'? "
+            "Allowed here: global_batch, steps, passes, samples, precision, "
+            "zero_stage, optimizer, schedule, max_grad_norm."),
+        ("cluster.0=1", "cluster.0: unknown key '0'\n    Allowed here: "
+            "workers, cpus_per_worker, gpus_per_worker, collective_timeout_seconds."),
+        ("retri.max_attempts=1", "retri.max_attempts (retri): unknown key 'retri'\n    Did you mean "
+            "'retry'? Allowed here: apiVersion, name, seed, objective, data, model, training, cluster, "
+            "checkpoint, retry, evaluations, storage."),
+        ("data.image={column: jpg, size: 32, flip: 2}",
+            "data.image (data.image.flip): should be less than or equal to 1, given: 2"),
+        ("training.steps=0\n", "training.steps: should be greater than or equal to 1, given: 0"),
+    ],
+)  # fmt: skip
+def test_wrong_overrides(wrong: Wrong, example: str, override: str, fault: str) -> None:
+    assert wrong(example, override) == [f"--set {fault}"]
+
+
+def test_a_rule_between_sections_names_the_place_it_is_about(wrong: Wrong, example: str) -> None:
+    """The value that was overridden is not the one that the rule points at."""
+    line = next(n for n, text in enumerate(example.splitlines(), 1) if "size: 32" in text)
+    assert wrong(example, "model.image.patch=5") == [
+        f"job.yaml:{line} (data.image.size): size 32 is not a multiple of model.image.patch, 5"
+    ]
+
+
+def test_the_language_needs_none_of_the_machinery() -> None:
+    probe = (
+        "import sys, jobspecs.load; "
+        "print(*{'torch', 'ray', 'boto3', 'numpy', 'deepspeed', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

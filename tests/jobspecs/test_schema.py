@@ -1,0 +1,261 @@
+"""For each field of the language, generated from the example with all its defaults written out: unknown
+keys, wrong types and missing keys are found, at their line; and the JSON schema.
+
+The line that is expected is found by text search for a word put there, not by the parser under test.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from jobspecs.base import Section
+from jobspecs.job import JobSpec
+from jobspecs.load import loads
+
+Wrong = Callable[..., list[str]]
+Path = tuple[str | int, ...]
+MARK = "MARKED"
+STYLES: dict[str, Callable[[Any], str]] = {
+    "block": lambda spec: yaml.safe_dump(spec, sort_keys=False, width=1000),
+    "flow over lines": lambda spec: json.dumps(spec, indent=2),
+}
+
+
+def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """All values in `value`, those in lists and mappings too."""
+    yield path, value
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        yield from nodes(child, (*path, key))
+
+
+def replaced(spec: Any, path: Path, value: Any) -> Any:
+    """A copy of `spec` with `value` at `path`."""
+    if not path:
+        return value
+    spec = copy.copy(spec)
+    spec[path[0]] = replaced(spec[path[0]], path[1:], value) if len(path) > 1 else value
+    return spec
+
+
+def at(spec: Any, path: Path) -> Any:
+    """The value at `path`."""
+    return at(spec[path[0]], path[1:]) if path else spec
+
+
+def line_of(word: str, text: str) -> int:
+    (line,) = [number for number, line in enumerate(text.splitlines(), 1) if word in line]
+    return line
+
+
+def dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def wrong_values(path: Path, value: Any) -> list[Any]:
+    """Values of other types than the field at `path`, which holds `value`."""
+    if path == ("data", "lanes"):
+        return [1.5, True, None, [], {}]
+    if value is None:  # passes, samples
+        return ["1", 1.5, True, [], {}]
+    may_be_null = path in (("training", "steps"), ("storage", "s3", "endpoint"), ("storage", "s3", "region"))
+    null = [] if may_be_null else [None]
+    match value:
+        case bool():
+            return ["true", 1, 0.0, [], {}, *null]
+        case int():
+            return ["1", 1.5, True, [], {}, *null]
+        case float():
+            return ["1", True, [], {}, *null]
+        case str():
+            return [1, 1.5, True, [], {}, *null]
+        case list():
+            return ["1", 1, True, {}, *null]
+        case _:
+            return ["1", 1, True, [], *null]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_wrong_type_is_found_at_its_line(wrong: Wrong, full: dict[str, Any], style: str) -> None:
+    """Many at once: all nodes of one depth. A wrong `kind` hides what stands beside it, and comes alone."""
+    batches: dict[object, list[tuple[Path, Any]]] = {}
+    for path, value in nodes(full):
+        if path:
+            hides = path[0] == "evaluations" and path[-1] == "kind"
+            batches.setdefault((len(path), hides), []).append((path, value))
+    for batch, turn in itertools.product(batches.values(), range(6)):
+        marked: Any = full
+        for number, (path, _) in enumerate(batch):
+            marked = replaced(marked, path, f"{MARK}{number:03}")
+        text = STYLES[style](marked)
+        expected = {}
+        for number, (path, value) in enumerate(batch):
+            mark, others = f"{MARK}{number:03}", wrong_values(path, value)
+            given = json.dumps(others[turn % len(others)])
+            expected[f"job.yaml:{line_of(mark, text)} ({dotted(path)})"] = given
+            text = text.replace(f'"{mark}"', mark).replace(mark, given)
+        faults = [fault.partition("): ") for fault in wrong(text)]
+        assert sorted(f"{place})" for place, _, _ in faults) == sorted(expected)
+        for place, _, message in faults:
+            assert message.startswith("should "), message
+            assert f", given: {expected[f'{place})']}" in message
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_an_unknown_key_is_found_in_each_section(wrong: Wrong, full: dict[str, Any], style: str) -> None:
+    sections = [path for path, value in nodes(full) if isinstance(value, dict)]
+    assert len(sections) == 24
+    marked: Any = full
+    for number, path in reversed([*enumerate(sections)]):
+        marked = replaced(marked, path, at(marked, path) | {f"{MARK}{number:03}": 1})
+    text = STYLES[style](marked)
+    faults = {fault.partition(": ")[0]: fault for fault in wrong(text)}
+    assert len(faults) == 24
+    for number, path in enumerate(sections):
+        key = f"{MARK}{number:03}"
+        fault = faults[f"job.yaml:{line_of(key, text)} ({dotted((*path, key))})"]
+        assert f": unknown key {key!r}\n" in fault
+        allowed = fault.partition("Allowed here: ")[2].removesuffix(".").split(", ")
+        assert set(allowed) == at(full, path).keys(), "the spec in full holds every field"
+
+
+REQUIRED = {
+    "": ["apiVersion", "name", "objective", "data", "model", "training"],
+    "objective": ["kind"],
+    "data": ["sources", "image", "text"],
+    "data.sources.0": ["name", "urls"],
+    "data.image": ["size"],
+    "data.text.tokenizer": ["kind"],
+    "model": ["kind", "image", "text", "embedding_dim"],
+    "model.image": ["width", "layers", "heads", "patch"],
+    "model.text": ["width", "layers", "heads"],
+    "training": ["global_batch", "optimizer"],
+    "training.optimizer": ["learning_rate"],
+    "evaluations.0": ["kind", "name", "data", "class_names"],
+    "evaluations.0.data": ["urls"],
+    "evaluations.1": ["kind", "name", "data"],
+    "evaluations.1.data": ["urls"],
+}
+
+
+def test_a_missing_key_is_found_at_its_section(wrong: Wrong, full: dict[str, Any]) -> None:
+    required: dict[str, list[str]] = {}
+    as_text = STYLES["block"]
+    for path, section in nodes(full):
+        if not isinstance(section, dict):
+            continue
+        line = line_of(MARK, as_text(replaced(full, path, MARK))) if path else 1
+        for key in section:
+            faults = wrong(as_text(replaced(full, path, {k: v for k, v in section.items() if k != key})))
+            where = dotted((*path, key))
+            if faults and where != "training.steps":  # there, a rule of its own says so
+                assert len(faults) == 1
+                assert faults[0].startswith(f"job.yaml:{line} ({where}): {key!r} is missing\n    "), faults
+                required.setdefault(dotted(path), []).append(key)
+    assert {path: sorted(keys) for path, keys in required.items()} == {
+        path: sorted(keys) for path, keys in REQUIRED.items()
+    }
+
+
+def sections_of(value: Any) -> Iterator[Section]:
+    if isinstance(value, Section):
+        yield value
+        for name in type(value).model_fields:
+            yield from sections_of(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from sections_of(item)
+
+
+def test_frozen(full: dict[str, Any]) -> None:
+    sections = list(sections_of(loads(json.dumps(full))))
+    assert len(sections) == 24
+    for section in sections:
+        for name in type(section).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(section, name, getattr(section, name))
+        with pytest.raises(ValidationError):
+            section.unknown = 1  # type: ignore[attr-defined]
+
+
+def test_the_defaults_are_valid(full: dict[str, Any]) -> None:
+    """Pydantic doesn't check defaults; the example in full holds all of them, written out."""
+    assert loads(json.dumps(full)).model_dump(mode="json") == full
+
+
+def test_every_field_is_described() -> None:
+    schema = JobSpec.model_json_schema()
+    sections = {"JobSpec": schema, **schema["$defs"]}
+    bare = [
+        f"{title}.{name}"
+        for title, section in sections.items()
+        for name, field in section["properties"].items()
+        if not field.get("description")
+    ]
+    assert not bare
+    assert not [title for title, section in sections.items() if section["additionalProperties"]]
+    assert schema["properties"]["name"]["pattern"].startswith("^[a-z0-9]")
+
+
+def test_the_example_fits_the_json_schema(full: dict[str, Any]) -> None:
+    schema = JobSpec.model_json_schema()
+    unknown = misfits(full, schema, schema)
+    assert not unknown
+    assert misfits(full | {"seed": "x", "extra": 1}, schema, schema) == [
+        "extra is unknown",
+        "seed is no integer",
+    ]
+    # An independent judge where one is installed (moto brings it along).
+    if importlib.util.find_spec("jsonschema"):
+        import jsonschema
+
+        validator = jsonschema.Draft202012Validator(schema)
+        assert list(validator.iter_errors(full)) == []
+        assert len(list(validator.iter_errors(full | {"seed": "x", "extra": 1, "name": "A"}))) == 3
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,),
+    "integer": (int,), "number": (int, float), "null": (type(None),),
+}  # fmt: skip
+
+
+def misfits(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str = "") -> list[str]:
+    """What of `value` the schema's keys, types and references don't allow (no bounds, no patterns)."""
+    if "$ref" in schema:
+        return misfits(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, path)
+    for options in (schema.get("anyOf"), schema.get("oneOf")):
+        if options:
+            return min((misfits(value, option, root, path) for option in options), key=len)
+    wanted = schema.get("type", "")
+    if not isinstance(value, TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
+        return [f"{path} is no {wanted}"]
+    if "const" in schema and value != schema["const"]:
+        return [f"{path} is not {schema['const']!r}"]
+    if wanted == "array":
+        return [
+            fault for number, item in enumerate(value)
+            for fault in misfits(item, schema["items"], root, f"{path}.{number}")
+        ]  # fmt: skip
+    if wanted != "object":
+        return []
+    properties = schema["properties"]
+    return [
+        *(f"{path}.{key} is unknown".lstrip(".") for key in value if key not in properties),
+        *(f"{path}.{key} is missing".lstrip(".") for key in schema.get("required", ()) if key not in value),
+        *(
+            fault for key, field in properties.items() if key in value
+            for fault in misfits(value[key], field, root, f"{path}.{key}".lstrip("."))
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,151 @@
+"""The command line: exit codes, messages that name the place and the remedy, JSON that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.command import set_flags, tandem
+from tests.orchestrator.conftest import EXAMPLE, overrides
+
+NO_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "",
+    "AWS_SECRET_ACCESS_KEY": "",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    "AWS_CONFIG_FILE": "/nonexistent",
+}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
+
+S3_DATA = ("data.sources.0.urls=['s3://bucket/00000.tar']", "storage.s3.region=us-east-1")
+
+BAD = {
+    "unknown key": (
+        ("training.global_bach=64",),
+        {},
+        ["--set training.global_bach: unknown key", "Did you mean 'global_batch'?"],
+    ),
+    "wrong type": (
+        ("training.global_batch=many",),
+        {},
+        ["--set training.global_batch: should be", 'given: "many"'],
+    ),
+    "batch larger than the data": (
+        ("training.global_batch=2048",),
+        {},
+        ["training.global_batch 2048", "1437 samples", "Lower the batch to 1437"],
+    ),
+    "missing shards": (
+        ("data.sources.0.urls=['{data}/train/{{00003..00005}}.tar']",),
+        {},
+        ["2 of 3 shards do not exist", "00004.tar", "00005.tar", "Check the urls"],
+    ),
+    "missing evaluation data": (
+        ("evaluations.0.data.urls=['{data}/nowhere/*.tar']",),
+        {},
+        ["nowhere/*.tar matches nothing", "Check the folder"],
+    ),
+    "more workers than lanes": (("cluster.workers=17",), {}, ["17", "16 lanes", "data.lanes"]),
+    "unreachable endpoint": (
+        (*S3_DATA, "storage.s3.endpoint=http://127.0.0.1:9"),
+        CREDENTIALS,
+        ["http://127.0.0.1:9", "storage.s3.endpoint"],
+    ),
+    "no credentials": (
+        (*S3_DATA, "storage.s3.endpoint=http://127.0.0.1:9"),
+        NO_CREDENTIALS,
+        ["s3://bucket/00000.tar", "AWS_ACCESS_KEY_ID"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_spec_starts_nothing_and_says_what_to_do(case: str, digits: Path, tmp_path: Path) -> None:
+    more, environment, expected = BAD[case]
+    more = tuple(item.replace("{data}", str(digits)).replace("{{", "{").replace("}}", "}") for item in more)
+    answer = tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *more)), env=environment)
+
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    for text in expected:
+        assert text in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spec_with_faults_names_file_and_line(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        EXAMPLE.read_text().replace("global_batch: 128", "global_batch: -1").replace("seed:", "sed:")
+    )
+    answer = tandem("validate", str(spec))
+    assert answer.returncode == 2
+    lines = spec.read_text().splitlines()
+    batch = next(number for number, line in enumerate(lines, 1) if "global_batch" in line)
+    assert f"{spec}:{batch} (training.global_batch)" in answer.stderr
+    assert "unknown key 'sed'" in answer.stderr
+    assert "2 faults" in answer.stderr
+
+
+def test_validate_says_that_a_spec_is_valid() -> None:
+    answer = tandem("validate", str(EXAMPLE))
+    assert answer.returncode == 0
+    assert "valid (digits-clip" in answer.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["validate", str(EXAMPLE)]])
+def test_help_and_validate_import_neither_torch_nor_ray(arguments: list[str]) -> None:
+    program = (
+        "import sys; from orchestrator.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'ray', 'deepspeed', 'transformers', 'boto3'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_wrong_call_has_exit_code_2() -> None:
+    assert tandem("run").returncode == 2
+    assert tandem("nonsense").returncode == 2
+    assert tandem("run", "nowhere.yaml").returncode == 2
+
+
+def test_plan_as_json(digits: Path, tmp_path: Path) -> None:
+    flags = set_flags(overrides(digits, tmp_path))
+    answer = tandem("plan", str(EXAMPLE), "--workers", "3", "-o", "json", *flags)
+    assert answer.returncode == 0, answer.stderr
+    plan = json.loads(answer.stdout)
+    assert plan["shards"] == 4
+    assert plan["samples"] == 1437
+    assert plan["samples_per_pass"] == 11 * 128
+    assert plan["total_steps"] == 400
+    assert plan["lanes"] == 16
+    assert plan["workers"] == 3
+    assert plan["rows_per_rank"] == 48
+    assert plan["padding_rows"] == 3 * 48 - 128
+    assert plan["checkpoint_steps"] == [100, 200, 300, 400]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_as_table(digits: Path, tmp_path: Path) -> None:
+    answer = tandem("plan", str(EXAMPLE), *set_flags(overrides(digits, tmp_path)))
+    assert "1,437; a pass takes 1,408 of them" in answer.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "metrics"])
+def test_a_folder_without_a_run(command: str, tmp_path: Path) -> None:
+    answer = tandem(command, str(tmp_path))
+    assert answer.returncode == 2
+    assert "holds no run" in answer.stderr
+
+
+def test_data_writes_tars_and_refuses_unknown_kinds(tmp_path: Path) -> None:
+    assert tandem("data", "digits", str(tmp_path / "digits")).returncode == 0
+    assert (tmp_path / "digits" / "train" / "00000_stats.json").exists()
+    wrong = tandem("data", "digit", str(tmp_path / "wrong"))
+    assert wrong.returncode == 2
+    assert "digits" in wrong.stderr

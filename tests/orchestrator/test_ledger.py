@@ -1,0 +1,136 @@
+"""Status and metrics follow from what was recorded; a run has one driver at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from jobspecs.errors import UsageError
+from jobspecs.storage import S3
+from orchestrator.ledger import STALE_SECONDS, Driver, Heartbeat, Ledger
+from workers.data.order import Layout
+from workers.run import PartsWriter, RunDirectory, RunPlan
+from workers.storage import Storage
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """The record of a run that was planned and not started."""
+    storage, run = Storage(S3()), RunDirectory(f"file://{tmp_path}/job")
+    plan = RunPlan(Layout(0, 8, 2, 16), 5, 10, "spec", "index")
+    storage.write(run.plan, plan.to_json())
+    return Ledger(storage, run)
+
+
+def record(ledger: Ledger, attempt: int, *steps: int) -> None:
+    writer = PartsWriter(ledger.storage, ledger.run.metrics, f"a{attempt:05d}-")
+    for step in steps:
+        writer.append({"step": step, "attempt": attempt, "loss": step / 10})
+    writer.flush()
+
+
+def drive(ledger: Ledger, driver: Driver) -> None:
+    ledger.storage.write(ledger.run.driver, json.dumps(asdict(driver)).encode())
+
+
+def me(seconds_ago: float = 0.0) -> Driver:
+    return Driver(socket.gethostname(), os.getpid(), time.time() - seconds_ago)
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_metrics_have_each_step_once_from_the_newest_attempt(ledger: Ledger) -> None:
+    record(ledger, 1, 1, 2, 3, 4)
+    record(ledger, 2, 3, 4, 5)
+    metrics = list(ledger.metrics())
+    assert [(m["step"], m["attempt"]) for m in metrics] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
+    assert ledger.last_metrics() == metrics[-1]
+
+
+def test_many_attempts_keep_their_order(ledger: Ledger) -> None:
+    record(ledger, 999, 1)
+    record(ledger, 1000, 1, 2)
+    assert [m["attempt"] for m in ledger.metrics()] == [1000, 1000]
+
+
+def test_status_of_a_run_that_has_not_begun(ledger: Ledger) -> None:
+    status = ledger.status()
+    assert (status.state, status.attempt, status.step, status.total_steps) == ("lost", 0, 0, 10)
+    assert status.latest_checkpoint is None
+
+
+def test_status_of_a_run_under_way(ledger: Ledger) -> None:
+    drive(ledger, me())
+    ledger.event("run_started", "started")
+    ledger.event("attempt_started", "attempt 1", attempt=1, step=0, world_size=2)
+    record(ledger, 1, 1, 2, 3)
+    ledger.event("attempt_failed", "it broke", attempt=1, step=3, cause="rank 0: OSError", details="…")
+    ledger.event("attempt_started", "attempt 2", attempt=2, step=0, world_size=3)
+    ledger.storage.write(f"{ledger.run.checkpoint(2)}/manifest.json", b"{}")
+    status = ledger.status()
+    assert (status.state, status.attempt, status.step, status.world_size) == ("running", 2, 3, 3)
+    assert status.failures == [{"attempt": 1, "step": 3, "cause": "rank 0: OSError"}]
+    assert status.latest_checkpoint == ledger.run.checkpoint(2)
+    assert status.message == "attempt 2"
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        ("training_finished", "evaluating"),
+        ("run_interrupted", "interrupted"),
+        ("run_failed", "failed"),
+        ("run_succeeded", "succeeded"),
+    ],
+)
+def test_states(ledger: Ledger, event: str, state: str) -> None:
+    drive(ledger, me())
+    ledger.event("run_started", "started")
+    ledger.event(event, "…")
+    assert ledger.status().state == state
+
+
+def test_events_of_several_drivers_stand_in_order(ledger: Ledger) -> None:
+    ledger.event("run_started", "one")
+    Ledger(ledger.storage, ledger.run).event("run_started", "two")
+    ledger.event("run_failed", "three")
+    # A second driver begins a part of its own; the first one's lines stay together.
+    assert [event["message"] for event in ledger.events()] == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("driver", ["dead", "stale"])
+def test_a_run_whose_driver_is_gone_is_lost_and_may_be_driven(ledger: Ledger, driver: str) -> None:
+    gone = (
+        Driver(socket.gethostname(), dead_pid(), time.time()) if driver == "dead" else me(STALE_SECONDS + 1)
+    )
+    drive(ledger, gone)
+    ledger.event("run_started", "started")
+    assert ledger.status().state == "lost"
+    heartbeat = Heartbeat(ledger.storage, ledger.run)
+    heartbeat.start()
+    assert ledger.status().state == "running"
+    heartbeat.stop()
+
+
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+def test_a_run_has_one_driver(ledger: Ledger, host: str) -> None:
+    drive(ledger, me() if host == "here" else Driver("elsewhere", dead_pid(), time.time()))
+    with pytest.raises(UsageError, match="job is being run already, by process"):
+        Heartbeat(ledger.storage, ledger.run).start()
+
+
+def test_no_run_here(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        Ledger(Storage(S3()), RunDirectory(f"file://{tmp_path}")).status()

@@ -1,0 +1,82 @@
+"""The plan: arithmetic on a spec and an index."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobspecs.errors import DataError, UsageError
+from jobspecs.job import JobSpec
+from jobspecs.load import load
+from orchestrator.plan import fix, gathered_bytes, make
+from tests.orchestrator.conftest import EXAMPLE
+from workers.data.index import Index
+from workers.data.order import lanes_of_rank, rows_per_rank
+
+
+def index(*samples: int) -> Index:
+    uris = tuple(f"file:///data/{number:05d}.tar" for number in range(len(samples)))
+    return Index("digits", uris, tuple(1000 for _ in samples), tuple("e" for _ in samples), samples)
+
+
+def spec(*overrides: str) -> JobSpec:
+    return load(EXAMPLE, overrides)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [("steps=7", 7), ("passes=3", 3 * 10), ("samples=1000", 8), ("samples=1024", 8), ("samples=1025", 9)],
+)
+def test_length_in_steps_passes_or_samples(length: str, steps: int) -> None:
+    unset = () if length.startswith("steps") else ("training.steps=null",)
+    assert fix(spec(*unset, f"training.{length}"), index(700, 600)).total_steps == steps
+
+
+def test_the_layout_does_not_depend_on_the_workers() -> None:
+    fixed = [fix(spec(f"cluster.workers={workers}"), index(700, 600)) for workers in (1, 2, 3, 7, 16)]
+    assert len(set(fixed)) == 1
+
+
+def test_lanes_given_or_found() -> None:
+    assert fix(spec("data.lanes=4"), index(700, 600)).layout.lanes == 4
+    assert fix(spec("training.global_batch=96"), index(700, 600)).layout.lanes == 12
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    with pytest.raises(DataError, match="global_batch 128 is larger than the data: source 'digits' has 127"):
+        fix(spec(), index(100, 27))
+
+
+def test_more_workers_than_lanes() -> None:
+    fixed = fix(spec(), index(700, 600))
+    with pytest.raises(UsageError, match=r"cluster\.workers is 17, but the run has 16 lanes"):
+        make(spec("cluster.workers=17"), index(700, 600), fixed, "file:///runs/x")
+
+
+@pytest.mark.parametrize("workers", range(1, 17))
+def test_rows_and_padding(workers: int) -> None:
+    one = spec(f"cluster.workers={workers}")
+    plan = make(one, index(700, 600), fix(one, index(700, 600)), "file:///runs/x")
+    lanes = [len(lanes_of_rank(rank, workers, 16)) for rank in range(workers)]
+    assert plan.rows_per_rank == max(lanes) * 8
+    assert plan.padding_rows == sum(max(lanes) - n for n in lanes) * 8
+    assert (workers in plan.even_workers) == (plan.padding_rows == 0)
+
+
+def test_checkpoint_steps_end_with_the_last_step() -> None:
+    def commits(*overrides: str) -> tuple[tuple[int, ...], int]:
+        one = spec(*overrides)
+        plan = make(one, index(700, 600), fix(one, index(700, 600)), "file:///runs/x")
+        return plan.checkpoint_steps, plan.checkpoints
+
+    assert commits("checkpoint.every_steps=150") == ((150, 300, 400), 3)
+    assert commits("checkpoint.every_steps=400") == ((400,), 1)
+    assert commits("checkpoint.every_steps=10") == ((10, 20, 30, 40, 400), 40)
+
+
+def test_gathered_bytes() -> None:
+    """By hand for 2 ranks of 64 rows, width 64: features there and gradients back 64·64·4 B each, 4 B·128
+    columns in each of two all-reduces, ids 16 B and validity 1 B a row."""
+    fixed = fix(spec(), index(700, 600))
+    assert rows_per_rank(2, fixed.layout) == 64
+    assert gathered_bytes(64, 2, 64) == 2 * 64 * 64 * 4 + 2 * 4 * 128 + 64 * 17
+    assert gathered_bytes(128, 1, 64) == 0

@@ -1,0 +1,255 @@
+"""The promise, through the whole of the system: a job is the same experiment whatever it runs on and
+whatever fails on the way."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobspecs.errors import JobFailedError, UsageError
+from jobspecs.storage import S3
+from orchestrator.driver import Interrupt
+from orchestrator.ledger import committed_steps
+from orchestrator.prepare import prepare
+from tests.orchestrator.command import (
+    assert_same_experiment,
+    kill_tree,
+    ledger_of,
+    metrics_of,
+    set_flags,
+    start_tandem,
+    tandem,
+)
+from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
+from workers.storage import Storage
+
+pytestmark = pytest.mark.ray
+
+LONG = (*TINY, "training.steps=240", "checkpoint.every_steps=40", "training.schedule.warmup_steps=100")
+"""A job that takes some seconds: time to interfere in."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """The metrics of LONG with nothing in its way."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    status = drive(digits_spec(digits, root, *LONG, "evaluations=[]"))
+    assert status.state == "succeeded"
+    return metrics_of(root, "digits-clip")
+
+
+def test_the_digits_job_is_the_same_on_1_2_and_3_workers(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    """50 steps of the example in fp32: equal digests, and losses equal within 1e-4."""
+    runs = {}
+    for workers in (1, 2, 3):
+        more = (f"name=w{workers}", f"cluster.workers={workers}", "training.steps=50", "evaluations=[]")
+        assert drive(digits_spec(digits, tmp_path, *more)).state == "succeeded"
+        runs[workers] = metrics_of(tmp_path, f"w{workers}")
+        assert [record["step"] for record in runs[workers]] == list(range(1, 51))
+        assert {record["world_size"] for record in runs[workers]} == {workers}
+    assert_same_experiment(runs[1], runs[2], tolerance=1e-4)
+    assert_same_experiment(runs[1], runs[3], tolerance=1e-4)
+
+
+def test_a_killed_process_tree_goes_on_from_its_last_commit(
+    undisturbed: list[dict], digits: Path, tmp_path: Path
+) -> None:
+    arguments = ["run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG))]
+    ledger = ledger_of(tmp_path, "digits-clip")
+    process = start_tandem(*arguments)
+    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+    kill_tree(process.pid)
+    process.communicate()
+    committed = committed_steps(ledger.storage, ledger.run)[-1]
+    assert committed < 240
+    assert ledger.status().state == "lost"
+
+    again = tandem(*arguments)
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    attempts = [event for event in ledger.events() if event["event"] == "attempt_started"]
+    assert [event["step"] for event in attempts] == [0, committed]
+    assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
+    assert "acc@1" in again.stdout
+
+    finished = tandem(*arguments)
+    assert finished.returncode == 0
+    assert "is finished" in finished.stdout
+    assert len([event for event in ledger.events() if event["event"] == "attempt_started"]) == 2
+
+
+def test_a_killed_worker_ends_with_the_same_result(
+    undisturbed: list[dict], digits: Path, tmp_path: Path
+) -> None:
+    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0")
+    ledger = ledger_of(tmp_path, "digits-clip")
+
+    def kill_one() -> None:
+        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+        workers = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+        ]
+        max(workers, key=lambda process: process.pid).kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    status = drive(spec)
+    killer.join()
+
+    assert status.state == "succeeded"
+    assert [failure["attempt"] for failure in status.failures] == [1]
+    assert status.attempt == 2
+    assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
+
+
+def test_another_number_of_workers_goes_on_with_the_same_experiment(
+    undisturbed: list[dict], digits: Path, tmp_path: Path
+) -> None:
+    """Interrupted on two workers, finished on three."""
+    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]")
+    ledger = ledger_of(tmp_path, "digits-clip")
+    interrupt = Interrupt()
+
+    def interrupt_later() -> None:
+        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+        interrupt.request()
+
+    asking = threading.Thread(target=interrupt_later)
+    asking.start()
+    status = drive(spec, interrupt)
+    asking.join()
+    assert status.state == "interrupted"
+    stopped_at = committed_steps(ledger.storage, ledger.run)[-1]
+    assert stopped_at == status.step < 240
+
+    status = drive(digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "cluster.workers=3"))
+
+    assert status.state == "succeeded"
+    metrics = metrics_of(tmp_path, "digits-clip")
+    assert {record["world_size"] for record in metrics} == {2, 3}
+    assert_same_experiment(undisturbed, metrics, tolerance=1e-4)
+
+
+def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(digits: Path, tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, "digits-clip")
+    process = start_tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG)))
+    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 130, output
+    status = ledger.status()
+    assert status.state == "interrupted"
+    assert committed_steps(ledger.storage, ledger.run)[-1] == status.step < 240
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    more = (*TINY, "evaluations=[]", "checkpoint.every_steps=4")
+    drive(digits_spec(digits, tmp_path, *more, "training.steps=12"))
+    ledger = ledger_of(tmp_path, "digits-clip")
+    before = list(ledger.metrics())
+    storage, run = ledger.storage, ledger.run
+    damaged = f"{run.checkpoint(12)}/model-00000.safetensors"
+    content = bytearray(storage.read(damaged))
+    content[-1] ^= 1
+    storage.write(damaged, bytes(content))
+    storage.delete(f"{run.checkpoint(8)}/optimizer-00001.safetensors")
+
+    status = drive(digits_spec(digits, tmp_path, *more, "training.steps=12", "checkpoint.keep_last=5"))
+
+    assert status.state == "succeeded"
+    rejected = [event for event in ledger.events() if event["event"] == "checkpoint_rejected"]
+    assert [event["checkpoint"] for event in rejected] == [run.checkpoint(12), run.checkpoint(8)]
+    assert "another sha256" in rejected[0]["reason"]
+    assert "is missing" in rejected[1]["reason"]
+    assert [event["step"] for event in ledger.events() if event["event"] == "attempt_started"] == [0, 4]
+    assert_same_experiment(before, list(ledger.metrics()), tolerance=1e-4)
+
+
+def test_tars_and_run_directory_on_s3(
+    ray_cluster: None, s3_server: str, digits: Path, tmp_path: Path
+) -> None:
+    """The same job from S3 and into S3 is the same experiment as from disk."""
+    more = (*TINY, "training.steps=12", "checkpoint.every_steps=5")
+    drive(digits_spec(digits, tmp_path, *more))
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-run")
+    s3 = S3(endpoint=s3_server)
+    storage = Storage(s3)
+    for path in digits.rglob("*.*"):
+        storage.write(f"s3://tandem-run/digits/{path.relative_to(digits)}", path.read_bytes())
+
+    spec = digits_spec(
+        "s3://tandem-run/digits", "s3://tandem-run/runs", *more, f"storage.s3.endpoint={s3_server}"
+    )
+    status = drive(spec)
+
+    assert status.state == "succeeded"
+    assert status.latest_checkpoint == "s3://tandem-run/runs/digits-clip/checkpoints/step-00000012"
+    assert status.evaluations[0]["samples"] == 360
+    assert_same_experiment(
+        metrics_of(tmp_path, "digits-clip"), metrics_of("s3://tandem-run/runs", "digits-clip", s3), 1e-4
+    )
+    answer = tandem("status", "s3://tandem-run/runs/digits-clip", "--endpoint", s3_server, "-o", "json")
+    assert '"state": "succeeded"' in answer.stdout
+
+
+def test_a_job_whose_attempts_all_fail_says_why_and_what_is_kept(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    """Every image undecodable: past data.max_bad_fraction."""
+    spec = digits_spec(
+        digits,
+        tmp_path,
+        *TINY,
+        "training.steps=40",
+        "retry.max_attempts=2",
+        "retry.delay_seconds=0",
+        "data.text.column=nothing",
+    )
+    with pytest.raises(JobFailedError, match="2 of 2 attempts failed") as failed:
+        drive(spec)
+    assert "samples so far could not be used" in str(failed.value)
+    assert "missing_column" in str(failed.value)
+    status = ledger_of(tmp_path, "digits-clip").status()
+    assert status.state == "failed"
+    assert [failure["attempt"] for failure in status.failures] == [1, 2]
+
+
+def test_another_experiment_under_the_same_name_is_refused(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    more = (*TINY, "training.steps=2", "evaluations=[]")
+    drive(digits_spec(digits, tmp_path, *more))
+    with pytest.raises(UsageError, match=r"training\.optimizer\.learning_rate: 0\.\d+ -> 0\.5"):
+        prepare(digits_spec(digits, tmp_path, *more, "training.optimizer.learning_rate=0.5"))
+
+
+def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    spec = digits_spec(digits, tmp_path, *TINY, "training.steps=2", "evaluations.0.label_field=nothing")
+    assert drive(spec).state == "succeeded"
+    events = ledger_of(tmp_path, "digits-clip").events()
+    failed = [event for event in events if event["event"] == "evaluation_failed"]
+    assert "has no field 'nothing'" in failed[0]["reason"]
