@@ -67,15 +67,14 @@ def _resources(cluster: Cluster) -> dict[str, float]:
 
 def _cause(failures: dict[int, Exception], error: Exception) -> str:
     """The failure that explains the others, in a line: `rank 1: DataError: …`."""
-    lines = {rank: _last_line(failure) for rank, failure in sorted(failures.items())}
+    lines = {rank: _line(failure) for rank, failure in sorted(failures.items())}
     own = {rank: line for rank, line in lines.items() if not any(words in line for words in _COLLATERAL)}
     for rank, line in (own or lines).items():
         return f"rank {rank}: {line}"
-    return _last_line(error)
+    return _line(error)
 
 
-def _last_line(error: Exception) -> str:
-    """What a traceback ends with, without the module of the exception."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    kind, colon, message = lines[-1].partition(": ")
-    return f"{kind.rpartition('.')[2]}{colon}{message}"
+def _line(error: Exception) -> str:
+    """The type and the last line of an exception: of one that Ray wraps, its traceback's last line."""
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[-1]}"

@@ -31,7 +31,7 @@ from workers.storage import Storage
 
 pytestmark = pytest.mark.ray
 
-LONG = (*TINY, "training.steps=240", "checkpoint.every_steps=40", "training.schedule.warmup_steps=100")
+LONG = (*TINY, "training.steps=240", "checkpoint.every_steps=40", "training.optimizer.learning_rate=2e-4")
 """A job that takes some seconds: time to interfere in."""
 
 
@@ -173,6 +173,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     content[-1] ^= 1
     storage.write(damaged, bytes(content))
     storage.delete(f"{run.checkpoint(8)}/optimizer-00001.safetensors")
+    ledger.event("run_interrupted", "as if it had not been finished: a finished run is left alone")
 
     status = drive(digits_spec(digits, tmp_path, *more, "training.steps=12", "checkpoint.keep_last=5"))
 
@@ -253,3 +254,16 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     events = ledger_of(tmp_path, "digits-clip").events()
     failed = [event for event in events if event["event"] == "evaluation_failed"]
     assert "has no field 'nothing'" in failed[0]["reason"]
+
+
+def test_run_joins_the_cluster_that_ray_address_names(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    flags = set_flags(overrides(digits, tmp_path, *TINY, "training.steps=2"))
+    answer = tandem("run", str(EXAMPLE), "--workers", "1", *flags, env={"RAY_ADDRESS": address})
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert [node["Alive"] for node in ray.nodes()] == [True]
+    assert ledger_of(tmp_path, "digits-clip").status().state == "succeeded"
