@@ -20,6 +20,9 @@ from jobspecs.errors import DataError, NotFoundError
 from workers.data.shards import read_samples
 from workers.storage import ObjectInfo, Storage, absolute, basename
 
+_BLOCK_BYTES = 512
+"""A tar is a series of blocks of this size; the last ones are zero."""
+
 
 @dataclass(frozen=True)
 class Index:
@@ -117,13 +120,17 @@ def sidecar_count(shard: str, storage: Storage) -> int | None:
         raise DataError(
             f"{sidecar} has no count under 'successes'. Mend it, or delete it to have the tar scanned."
         ) from error
-    if not isinstance(count, int) or count < 0:
+    if type(count) is not int or count < 0:
         raise DataError(f"{sidecar}: 'successes' is {count!r}, not a count. Mend or delete it.")
     return count
 
 
 def scan_count(shard: str, storage: Storage) -> int:
-    """Samples of `shard`, counted by reading it. Raises DataError for a tar that is damaged."""
+    """Samples of `shard`, counted by reading it.
+
+    Raises DataError for a tar that is damaged. One that was cut between two members reads well to its
+    end, but lacks the block of zeros that ends a tar.
+    """
     count = 0
     for sample in read_samples(storage, shard, columns=frozenset()):
         if sample.fault is not None:
@@ -131,6 +138,10 @@ def scan_count(shard: str, storage: Storage) -> int:
                 f"{shard}: {sample.fault} after {count} samples. Write the tar again or take it out."
             )
         count += 1
+    size = storage.stat(shard).size
+    with storage.open(shard, max(0, size - _BLOCK_BYTES)) as end:
+        if shard.endswith(".tar") and end.read().strip(b"\0"):
+            raise DataError(f"{shard}: truncated after {count} samples. Write the tar again or take it out.")
     if not count:
         raise DataError(f"{shard} holds no sample. Take it out of the urls.")
     return count

@@ -24,8 +24,8 @@ def hash64(*key: int | str) -> int:
 
 def raw(count: int, *key: int | str) -> NDArray[np.uint64]:
     """`count` uniform 64-bit integers."""
-    low, high = (int.from_bytes(part, "little") for part in _halves(_digest(key, 16)))
-    return np.random.Philox(key=[low, high]).random_raw(count)
+    # One integer: a list of two would pass through float64 where they stand on both sides of 2⁶³.
+    return np.random.Philox(key=int.from_bytes(_digest(key, 16), "little")).random_raw(count)
 
 
 def permutation(count: int, *key: int | str) -> NDArray[np.int64]:
@@ -41,7 +41,3 @@ def uniform(count: int, *key: int | str) -> NDArray[np.float64]:
 def _digest(key: Key, size: int) -> bytes:
     # `repr` tells 1 from '1' and ('a', 'b') from ('ab',).
     return hashlib.blake2b(repr(key).encode(), digest_size=size).digest()
-
-
-def _halves(digest: bytes) -> tuple[bytes, bytes]:
-    return digest[:8], digest[8:]

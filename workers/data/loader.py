@@ -148,6 +148,8 @@ class _Process:
             code = self._process.wait()
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self._put(LoaderDiedError(f"a loader process died ({died}); see the worker's log"))
+        except Exception as error:
+            self._put(error)  # whatever it is: the rank must not wait for ever
 
     def _put(self, item: Block | BaseException) -> None:
         while not self._closing.is_set():

@@ -61,7 +61,8 @@ def read_samples(
                 if place == stop:
                     return
         except (tarfile.TarError, EOFError, ValueError, TypeError) as error:
-            # TypeError: a gzip header that is cut. tarfile says "unexpected end of data" where the tar is cut, else what is no header.
+            # TypeError comes of a gzip header that is cut. tarfile says "unexpected end of data" where the
+            # tar is cut, else what is no header.
             fault = "truncated" if "unexpected end" in str(error) else "unreadable"
     if stop is None:
         if fault is not None:
