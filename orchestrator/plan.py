@@ -90,9 +90,9 @@ def make(spec: JobSpec, index: Index, fixed: RunPlan, run_directory: str) -> Pla
     layout, workers = fixed.layout, spec.cluster.workers
     if workers > layout.lanes:
         raise UsageError(
-            f"cluster.workers is {workers}, but the run has {layout.lanes} lanes to share out: a rank without "
-            f"a lane has nothing to do. Use at most {layout.lanes} workers, or (for a new run) set data.lanes "
-            f"to a larger divisor of training.global_batch {layout.global_batch}."
+            f"cluster.workers is {workers}, but the run has {layout.lanes} lanes to share out: a rank "
+            f"without a lane has nothing to do. Use at most {layout.lanes} workers, or (for a new run) set "
+            f"data.lanes to a larger divisor of training.global_batch {layout.global_batch}."
         )
     rows = rows_per_rank(workers, layout)
     every, total = spec.checkpoint.every_steps, fixed.total_steps

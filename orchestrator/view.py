@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,8 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._shown = 0.0
+        self._shown_at = 0.0
+        self._shown_step = 0
 
     def event(self, event: dict[str, Any]) -> None:
         """An event of the ledger."""
@@ -33,9 +35,10 @@ class View:
     def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
         """The newest step, if the last one shown is a while ago or this is the last of all."""
         step = metrics["step"]
-        if time.monotonic() - self._shown < PROGRESS_SECONDS and step < total_steps:
+        due = time.monotonic() - self._shown_at >= PROGRESS_SECONDS or step == total_steps
+        if step == self._shown_step or not due:
             return
-        self._shown = time.monotonic()
+        self._shown_at, self._shown_step = time.monotonic(), step
         seconds = (total_steps - step) * metrics["samples"] / step / metrics["samples_per_second"]
         masked = f"masked {metrics['masked']}  " if metrics["masked"] else ""
         self.line(
@@ -46,20 +49,17 @@ class View:
 
     def results(self, status: Status) -> None:
         """The table of results that a run ends with."""
-        table = Table(title=f"{status.name}: {status.state} after {status.step} steps", title_justify="left")
-        for heading in ("checkpoint", "evaluation", "score", "value", "chance", "samples"):
-            table.add_column(
-                heading,
-                justify="right" if heading in ("value", "chance", "samples") else "left",
-                no_wrap=True,
-            )
+        title = f"{status.name}: {status.state} after {status.step} steps"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
+            table.add_column(heading, justify="left" if heading in ("evaluation", "score") else "right")
         for result in status.evaluations:
             for name, value in result["scores"].items():
                 is_main = name == result["main"]
                 table.add_row(
-                    f"step {result['step']}" if is_main else "",
+                    str(result["step"]) if is_main else "",
                     result["evaluation"] if is_main else "",
-                    f"{name} (main)" if is_main else name,
+                    name,
                     f"{value:.4f}",
                     f"{result['chance']:.4f}" if is_main else "",
                     str(result["samples"]) if is_main else "",

@@ -122,12 +122,12 @@ def test_plan_as_json(digits: Path, tmp_path: Path) -> None:
     assert plan["shards"] == 4
     assert plan["samples"] == 1437
     assert plan["samples_per_pass"] == 11 * 128
-    assert plan["total_steps"] == 400
+    assert plan["total_steps"] == 350
     assert plan["lanes"] == 16
     assert plan["workers"] == 3
     assert plan["rows_per_rank"] == 48
     assert plan["padding_rows"] == 3 * 48 - 128
-    assert plan["checkpoint_steps"] == [100, 200, 300, 400]
+    assert plan["checkpoint_steps"] == [100, 200, 300, 350]
     assert list(tmp_path.iterdir()) == []
 
 

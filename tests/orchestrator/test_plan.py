@@ -68,9 +68,9 @@ def test_checkpoint_steps_end_with_the_last_step() -> None:
         plan = make(one, index(700, 600), fix(one, index(700, 600)), "file:///runs/x")
         return plan.checkpoint_steps, plan.checkpoints
 
-    assert commits("checkpoint.every_steps=150") == ((150, 300, 400), 3)
-    assert commits("checkpoint.every_steps=400") == ((400,), 1)
-    assert commits("checkpoint.every_steps=10") == ((10, 20, 30, 40, 400), 40)
+    assert commits("checkpoint.every_steps=150") == ((150, 300, 350), 3)
+    assert commits("checkpoint.every_steps=350") == ((350,), 1)
+    assert commits("checkpoint.every_steps=10") == ((10, 20, 30, 40, 350), 35)
 
 
 def test_gathered_bytes() -> None:

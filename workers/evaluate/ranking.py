@@ -1,7 +1,7 @@
 """Ranks under ties: what a query scores on average over all orders of the tied candidates.
 
 With "strictly greater" ranking a collapsed model, whose scores are all equal, would score 100 %; here it
-scores exactly chance. Pure NumPy.
+scores exactly chance, and so does one whose scores are all NaN. Pure NumPy.
 
 Letters: Q queries, C candidates.
 """
@@ -25,6 +25,8 @@ def expected_hits(
 
     Scores [0.9, 0.5, 0.5] with the second positive: g = 1, t = 1, p = 1; hit@1 = 0, hit@2 = 1/2, hit@3 = 1.
     """
+    # What is no number is nobody's best: without this, a model of NaN alone would score 100 %.
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     best = np.where(positive, scores, -np.inf).max(1, keepdims=True)
     above = (~positive & (scores > best)).sum(1)
     tied = (~positive & (scores == best)).sum(1)

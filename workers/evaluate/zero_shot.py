@@ -26,7 +26,9 @@ def zero_shot(spec: ZeroShot, encoder: Encoder) -> Scores:
     images = encoder.images(spec.data.urls, frozenset({spec.label_column}), spec.batch)
     labels = np.array([_label(spec, columns[spec.label_column]) for columns in images.columns])
     if not len(labels):
-        raise DataError(f"evaluation {spec.name!r}: not one image of {', '.join(spec.data.urls)} could be scored.")
+        raise DataError(
+            f"evaluation {spec.name!r}: not one image of {', '.join(spec.data.urls)} could be scored."
+        )
     classes = class_embeddings(spec, encoder)
     return Scores(
         main="acc@1",
@@ -48,7 +50,7 @@ def class_embeddings(spec: ZeroShot, encoder: Encoder) -> NDArray[np.float32]:
 
 def accuracies(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
     """scores: (n, classes). labels: (n,), each a column of it. Classes without an image have no recall."""
-    n, classes = scores.shape
+    classes = scores.shape[1]
     ks = (1, 5) if classes > 5 else (1,)
     hits = expected_hits(scores, np.arange(classes) == labels[:, None], ks)
     recalls = [hits[labels == label, 0].mean() for label in np.unique(labels)]
@@ -66,6 +68,7 @@ def _label(spec: ZeroShot, column: bytes) -> int:
         ) from error
     if not isinstance(label, int) or not 0 <= label < len(spec.class_names):
         raise DataError(
-            f"evaluation {spec.name!r}: label {label!r} is not the index of one of {len(spec.class_names)} class_names."
+            f"evaluation {spec.name!r}: label {label!r} is not the index of one of "
+            f"{len(spec.class_names)} class_names."
         )
     return label

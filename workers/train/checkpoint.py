@@ -144,10 +144,12 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
     model = _tensors(storage, uri, manifest, "model")
     optimizer = _tensors(storage, uri, manifest, "optimizer")
     _load_module(engine.module, model, uri)
+    trained = [name for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
+    for name in trained:
+        if any(f"{key}.{name}" not in optimizer for key in MOMENTS):
+            raise CheckpointError(f"{uri} has no optimizer state of {name}")
     states = (
-        State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS})
-        for name, parameter in engine.module.named_parameters()
-        if parameter.requires_grad
+        State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in trained
     )
     engine.load_state(states, manifest.step)
     return manifest
@@ -161,11 +163,18 @@ def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
 
 
 def _load_module(module: nn.Module, tensors: dict[str, Tensor], uri: str) -> None:
-    missing, unexpected = module.load_state_dict(tensors, strict=False)
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{uri} is of another model: missing {sorted(missing)[:3]}, unexpected {sorted(unexpected)[:3]}"
-        )
+    own = module.state_dict()
+    faults = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - own.keys()),
+        "of another shape": sorted(
+            name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+        ),
+    }
+    if any(faults.values()):
+        found = ", ".join(f"{fault} {names[:3]}" for fault, names in faults.items() if names)
+        raise CheckpointError(f"{uri} is of another model: {found}")
+    module.load_state_dict(tensors)
 
 
 def _owners(module: nn.Module, world_size: int) -> dict[str, int]:

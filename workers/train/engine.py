@@ -23,6 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def import_deepspeed() -> Any:
+    """The module. It takes seconds to import, and warns of its own use of torch."""
     # DeepSpeed announces itself at length on every rank; what it warns of still comes through.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -6,6 +6,7 @@ Called on every rank of an initialised process group, by Ray Train's workers and
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -84,7 +85,8 @@ def train(task: TrainTask) -> Outcome:
         last_step=plan.total_steps,
     )
     watch = StopWatch(storage, run.stop)
-    with loader, watch:
+    # One rank looks; the others learn of it with the batch.
+    with loader, watch if rank == 0 else contextlib.nullcontext():
         model = build(spec.model, spec.data, spec.objective, spec.seed)
         engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
         masked = (
@@ -96,7 +98,7 @@ def train(task: TrainTask) -> Outcome:
         step = start
         for wait_seconds, batch in _timed(loader):
             began = time.monotonic()
-            seen = gather_batch(batch.rows, plan.layout, device, stop=watch.requested and rank == 0)
+            seen = gather_batch(batch.rows, plan.layout, device, stop=watch.requested)
             masked += seen.masked
             rate = learning_rate(step, plan.total_steps, spec.training)
             loss, scale, grad_norm = _update(engine, batch, rate, device)
@@ -118,7 +120,7 @@ def train(task: TrainTask) -> Outcome:
                 time=time.time(),
             )
             recorder.step(metrics, batch.bad)
-            _check(metrics, masked, spec.data.max_bad_fraction, recorder, plan)
+            _check(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
             last = step == plan.total_steps or seen.stop
             if last or step % spec.checkpoint.every_steps == 0:
                 recorder.flush()
@@ -164,22 +166,31 @@ def _update(
 
 
 def _check(
-    metrics: StepMetrics, masked: int, max_bad_fraction: float, recorder: Recorder, plan: RunPlan
+    metrics: StepMetrics,
+    masked: int,
+    max_bad_fraction: float,
+    recorder: Recorder,
+    plan: RunPlan,
+    device: torch.device,
 ) -> None:
     """Raises on all ranks alike where going on makes no sense."""
-    if not math.isfinite(metrics.loss):
-        raise DivergedError(
-            f"the loss of step {metrics.step} is {metrics.loss}. Lower training.optimizer.learning_rate, warm up "
-            "longer, or lower objective.logit_scale.max."
-        )
+    # The gradient too: its update has spoilt the parameters, which must not be committed.
+    for value, what in ((metrics.loss, "loss"), (metrics.grad_norm, "gradient's norm")):
+        if not math.isfinite(value):
+            recorder.flush()
+            raise DivergedError(
+                f"the {what} of step {metrics.step} is {value}. Lower training.optimizer.learning_rate, "
+                "warm up longer, or lower objective.logit_scale.max."
+            )
     # Ten batches at least: a few bad samples at the very start are no verdict on the data.
     of = max(metrics.samples, 10 * plan.layout.global_batch)
     if masked > max_bad_fraction * of:
         recorder.flush()
-        counts = all_reduce_sum(torch.tensor([recorder.causes[fault] for fault in FAULTS]))
+        counts = torch.tensor([recorder.causes[fault] for fault in FAULTS], device=device)
+        all_reduce_sum(counts)
         causes = ", ".join(f"{fault} {int(n)}" for fault, n in zip(FAULTS, counts, strict=True) if n)
         raise DataError(
-            f"{masked} of {metrics.samples} samples so far could not be used ({causes} in this attempt), more than "
-            f"data.max_bad_fraction {max_bad_fraction:g} allows. They are listed in bad_samples/ of the run "
-            "directory; mend the shards, or raise the fraction."
+            f"{masked} of {metrics.samples} samples so far could not be used ({causes} in this attempt), "
+            f"more than data.max_bad_fraction {max_bad_fraction:g} allows. They are listed in bad_samples/ "
+            "of the run directory; mend the shards, or raise the fraction."
         )

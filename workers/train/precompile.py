@@ -1,4 +1,4 @@
-"""Part of the set-up: builds what DeepSpeed would compile at the first start of a job (about 50 s on CPUs)."""
+"""Part of the set-up: builds what DeepSpeed would compile at a job's first start (about 50 s on CPUs)."""
 
 from __future__ import annotations
 

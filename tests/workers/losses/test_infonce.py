@@ -77,9 +77,9 @@ def cases(N: int) -> list[Case]:
         Case("tiles of 4", even, all_, tile_columns=4),
         *tiles,
         Case("scale 100, equal rows", even, all_, scale=100.0, inputs="equal"),
-        Case("scale 100, opposite pairs", even, some, scale=100.0, inputs="opposite", tile_columns=5),
+        Case("scale 100, opposite pairs", even, all_, scale=100.0, inputs="opposite", tile_columns=5),
         # At the bound the gradient passes where it leads back below: the sign of the global gradient counts.
-        Case("clamped, pairs agree", even, some, scale=30.0, max_scale=20.0, inputs="agree"),
+        Case("clamped, pairs agree", even, all_, scale=9.0, max_scale=6.0, inputs="agree"),
         Case("clamped, pairs disagree", even, some, scale=30.0, max_scale=20.0, inputs="opposite"),
         Case("clamped, rank 0 alone agrees", even, all_, scale=30.0, max_scale=20.0, inputs="first agrees"),
         Case(
@@ -96,12 +96,12 @@ def inputs_of(case: Case) -> tuple[Tensor, Tensor]:
     if case.inputs == "equal":
         first, second = first[:1].repeat(count, 1), first[:1].repeat(count, 1)
     elif case.inputs == "agree":
-        second = first + 0.1 * second
+        second = first + 0.2 * second
     elif case.inputs == "opposite":
         second = 0.1 * second - first
     elif case.inputs.startswith("first"):
         # The others outweigh rank 0 in any case.
-        rank_0, others = (0.3, -1.0) if case.inputs == "first agrees" else (-0.3, 1.0)
+        rank_0, others = (0.3, -1.0) if case.inputs == "first agrees" else (-0.1, 1.0)
         of_rank_0 = torch.arange(count)[:, None] < case.shares[0]
         second = 0.3 * second + torch.where(of_rank_0, rank_0, others) * first
     return first, second
@@ -243,7 +243,7 @@ def test_cases_do_what_they_say() -> None:
         mixed = [by_name[f"clamped, rank 0 alone {how}"]["scale"] for how in ("agrees", "disagrees")]
         assert N == 1 or (mixed[0] > 0 > mixed[1]), "no rank's part has another sign than the whole"
         assert by_name["scale 100, equal rows"]["loss"] == pytest.approx(math.log(6 * N))
-        assert by_name["scale 100, opposite pairs"]["loss"] > 100
+        assert by_name["scale 100, opposite pairs"]["loss"] > 50
         stopped, passed = by_name["clamped, pairs agree"], by_name["clamped, pairs disagree"]
         assert stopped["scale"] < 0
         assert stopped["logit_scale.log_scale"] == 0
@@ -295,7 +295,7 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_narrow_features_are_taken_as_fp32(dtype: torch.dtype) -> None:
-    """exp(100) overflows fp32: the largest logits must be subtracted, and gradients come in the features' type."""
+    """exp(100) overflows fp32: the largest logits must be subtracted."""
     generator = torch.Generator().manual_seed(0)
     A = F.normalize(torch.randn(8, 16, generator=generator), dim=-1).to(dtype).requires_grad_()
     T = (-A).detach().requires_grad_()
@@ -315,7 +315,7 @@ class _Largest(TorchDispatchMode):
 
     numel = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # noqa: ANN001
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, tuple | list) else [made]:
             if isinstance(tensor, Tensor):
@@ -328,9 +328,7 @@ def test_no_full_matrix_is_held(tile_columns: int | None, monkeypatch: pytest.Mo
     m, d = 512, 4
     if tile_columns is not None:
         monkeypatch.setattr(workers.losses.infonce, "TILE_BYTES", tile_columns * m * 8)
-    A, T = (
-        F.normalize(torch.randn(2, m, d, dtype=torch.float64), dim=-1).requires_grad_().unbind()
-    )
+    A, T = F.normalize(torch.randn(2, m, d, dtype=torch.float64), dim=-1).requires_grad_().unbind()
     with _Largest() as largest:
         infonce(A, T, torch.tensor(10.0), torch.ones(m, dtype=torch.bool)).backward()
     # The full matrix has 262,144 numbers, a tile 8,192: of which a tensor has one at most.

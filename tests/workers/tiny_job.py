@@ -1,0 +1,92 @@
+"""A job that trains in a second: scanned digits, two towers of one layer, batches of 8 from 4 lanes."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from jobspecs.load import loads
+from jobspecs.storage import S3
+from workers.data.demo_digits import digits
+from workers.data.demo_tar import Sample, pack_shard
+from workers.data.index import Index, expand, scan_count, stat_shards
+from workers.data.order import Layout, SourceOrder
+from workers.run import RunDirectory, RunPlan
+from workers.storage import Storage
+from workers.train.loop import TrainTask
+
+SPEC = """
+apiVersion: tandem/v1
+name: tiny
+objective:
+  kind: image_text
+data:
+  sources:
+    - {name: digits, urls: ["%s/*.tar"]}
+  image: {column: jpg, size: 32, crop_scale: [0.7, 1.0]}
+  text: {column: txt, context_length: 48}
+  lanes: 4
+  max_bad_fraction: 0.1
+model:
+  kind: clip
+  image: {width: 32, layers: 1, heads: 2, patch: 8}
+  text: {width: 32, layers: 1, heads: 2}
+  embedding_dim: 16
+training:
+  global_batch: 8
+  steps: 7
+  precision: fp32
+  optimizer: {learning_rate: 1e-3}
+  schedule: {warmup_steps: 2}
+checkpoint: {every_steps: 3}
+cluster: {collective_timeout_seconds: 60}
+"""
+
+
+@functools.cache
+def scans() -> tuple[Sample, ...]:
+    """The demo's test split: 360 digits of all classes."""
+    return digits(0).splits[1].samples
+
+
+def broken(sample: Sample) -> Sample:
+    """A sample whose JPEG ends early in its header."""
+    return replace(sample, jpeg=sample.jpeg[:100])
+
+
+def write_shards(folder: Path, samples: list[Sample], shards: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(shards):
+        (folder / f"{number:05d}.tar").write_bytes(pack_shard(number, samples[number::shards]))
+
+
+def write_run(run: Path, shards: Path, overrides: tuple[str, ...] = ()) -> TrainTask:
+    """Writes what a driver would have written of a run at `run`: the spec, the plan and the index. Returns
+    the task of its first attempt."""
+    storage, directory = Storage(S3()), RunDirectory(f"file://{run}")
+    spec = loads(SPEC % shards, "tiny.yaml", overrides)
+    uris = expand(spec.data.sources[0].urls, storage)
+    infos = stat_shards(uris, storage)
+    index = Index(
+        "digits",
+        tuple(uris),
+        tuple(info.size for info in infos),
+        tuple(info.etag for info in infos),
+        tuple(scan_count(uri, storage) for uri in uris),
+    )
+    layout = Layout(seed=spec.seed, global_batch=8, lanes=4, window=4)
+    assert spec.training.steps is not None
+    plan = RunPlan(
+        layout,
+        SourceOrder("digits", index.counts, layout).steps_per_pass,
+        spec.training.steps,
+        spec.experiment_hash(),
+        index.fingerprint(),
+    )
+    storage.write(directory.spec, yaml.safe_dump(spec.model_dump(mode="json")).encode())
+    storage.write(directory.plan, plan.to_json())
+    storage.write(directory.index("digits"), index.to_json())
+    return TrainTask(spec=spec, plan=plan, index=index, run=directory, attempt=1, resume_from=None)

@@ -1,0 +1,264 @@
+"""The whole worker core on plain processes: the same batches and losses on any number of ranks, from any
+checkpoint; and how it stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import workers.train.stop
+from jobspecs.errors import TandemError
+from tests.ranks import run_ranks
+from tests.workers.tiny_job import broken, scans, write_run, write_shards
+from workers.data.order import Layout
+from workers.run import RunDirectory, RunPlan, read_parts
+from workers.storage import Storage
+from workers.train.checkpoint import read_manifest, verify
+from workers.train.loop import DivergedError, Outcome, TrainTask, _check, train
+from workers.train.record import Recorder, StepMetrics
+
+STEPS, COMMITTED = 7, 3
+
+
+def _train_all(tasks: list[TrainTask]) -> list[Outcome | tuple[str, str]]:
+    """The outcome of each task on this rank, or the name and text of what it raised."""
+    workers.train.stop.POLL_SECONDS = 0.05
+    outcomes: list[Outcome | tuple[str, str]] = []
+    for task in tasks:
+        try:
+            outcomes.append(train(task))
+        except TandemError as error:
+            outcomes.append((type(error).__name__, str(error)))
+        dist.barrier()
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Tasks that ran together, by name, and what became of each on every rank."""
+
+    tasks: dict[str, TrainTask]
+    outcomes: dict[str, list[Any]]
+
+
+def _run(world_size: int, tasks: dict[str, TrainTask]) -> Ran:
+    results = run_ranks(_train_all, world_size, list(tasks.values()))
+    return Ran(tasks, {name: [of_rank[i] for of_rank in results] for i, name in enumerate(tasks)})
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> Path:
+    """41 samples in 3 shards, one of them broken: 5 steps a pass, so that 7 steps see a pass end."""
+    samples = list(scans()[:41])
+    samples[20] = broken(samples[20])
+    write_shards(folder / "data", samples, shards=3)
+    return folder / "data"
+
+
+def _plain_and_resumed(
+    folder: Path, shards: Path, N: int, overrides: tuple[str, ...]
+) -> dict[str, TrainTask]:
+    """A run from its start, and one that goes on where the run on one rank was committed."""
+    committed = f"file://{folder}/plain-1/checkpoints/step-{COMMITTED:08d}"
+    resumed = write_run(folder / f"resumed-{N}", shards, overrides)
+    return {
+        "plain": write_run(folder / f"plain-{N}", shards, overrides),
+        "resumed": replace(resumed, attempt=2, resume_from=committed),
+    }
+
+
+@pytest.fixture(scope="module")
+def one_rank(folder: Path, shards: Path) -> Ran:
+    return _run(1, _plain_and_resumed(folder, shards, 1, ()))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path, shards: Path, one_rank: Ran) -> Ran:
+    """Two ranks, ZeRO 0, two loader processes each; and the runs that don't reach their end."""
+    tasks = _plain_and_resumed(
+        folder, shards, 2, ("training.zero_stage=0", "data.loader.processes=2", "data.loader.prefetch=1")
+    )
+    tasks["stopped"] = write_run(folder / "stopped", shards, ("training.steps=5000",))
+    (folder / "stopped" / "stop").write_text("please")
+    samples = [broken(sample) if i % 2 else sample for i, sample in enumerate(scans()[:40])]
+    write_shards(folder / "bad-data", samples, shards=2)
+    tasks["bad"] = write_run(folder / "bad", folder / "bad-data")
+    tasks["diverged"] = write_run(folder / "diverged", shards, ("training.optimizer.learning_rate=1e30",))
+    return _run(2, tasks)
+
+
+@pytest.fixture(scope="module")
+def three_ranks(folder: Path, shards: Path, one_rank: Ran) -> Ran:
+    """4 lanes on 3 ranks: two of them pad half of their rows."""
+    return _run(3, _plain_and_resumed(folder, shards, 3, ()))
+
+
+@pytest.fixture(params=["one_rank", "two_ranks", "three_ranks"])
+def ran(request: pytest.FixtureRequest) -> Ran:
+    return request.getfixturevalue(request.param)
+
+
+def metrics(task: TrainTask) -> list[dict[str, Any]]:
+    return list(read_parts(Storage(), task.run.metrics))
+
+
+def check_same_experiment(ours: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    for field in ("step", "batch_digest", "samples", "masked", "learning_rate"):
+        assert [line[field] for line in ours] == [line[field] for line in expected], field
+    for field in ("loss", "grad_norm", "logit_scale"):
+        assert [line[field] for line in ours] == pytest.approx([line[field] for line in expected], rel=1e-4)
+
+
+def test_same_batches_and_losses_on_any_number_of_ranks(one_rank: Ran, ran: Ran) -> None:
+    assert set(ran.outcomes["plain"]) == {Outcome(STEPS)}
+    ours, expected = metrics(ran.tasks["plain"]), metrics(one_rank.tasks["plain"])
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    assert len({line["batch_digest"] for line in ours}) == STEPS
+    assert {line["world_size"] for line in ours} == {len(ran.outcomes["plain"])}
+    assert ours[0]["learning_rate"] == pytest.approx(5e-4)
+    check_same_experiment(ours, expected)
+
+
+def test_goes_on_from_a_checkpoint_of_any_number_of_ranks(one_rank: Ran, ran: Ran) -> None:
+    assert set(ran.outcomes["resumed"]) == {Outcome(STEPS)}
+    ours = metrics(ran.tasks["resumed"])
+    assert {line["attempt"] for line in ours} == {2}
+    check_same_experiment(ours, metrics(one_rank.tasks["plain"])[COMMITTED:])
+
+
+def test_commits_every_few_steps_and_at_the_end(ran: Ran) -> None:
+    storage, masked = Storage(), 0
+    for name, first in (("plain", 0), ("resumed", COMMITTED)):
+        task = ran.tasks[name]
+        committed = [verify(storage, task.run.checkpoint(step)) for step in (3, 6, 7) if step > first]
+        assert [manifest.step for manifest in committed] == [step for step in (3, 6, 7) if step > first]
+        assert {manifest.spec_hash for manifest in committed} == {task.plan.spec_hash}
+        assert {manifest.index_fingerprint for manifest in committed} == {task.index.fingerprint()}
+        assert {manifest.world_size for manifest in committed} == {len(ran.outcomes[name])}
+    # The count of masked samples goes on over a resume.
+    masked = sum(line["masked"] for line in metrics(ran.tasks["plain"]))
+    assert masked > 0
+    for name in ("plain", "resumed"):
+        assert read_manifest(storage, ran.tasks[name].run.checkpoint(STEPS)).masked_samples == masked
+
+
+def test_masked_samples_are_listed(one_rank: Ran, ran: Ran) -> None:
+    def listed(task: TrainTask) -> list[tuple[Any, ...]]:
+        records = read_parts(Storage(), task.run.bad_samples)
+        return sorted((r["step"], Path(r["uri"]).name, r["place"], r["key"], r["cause"]) for r in records)
+
+    ours = listed(ran.tasks["plain"])
+    assert ours == listed(one_rank.tasks["plain"])
+    # Sample 20 of 41, dealt out over 3 shards.
+    assert {entry[1:] for entry in ours} == {("00002.tar", 6, "000020006", "undecodable")}
+
+
+def test_a_stop_request_commits_and_ends_early(two_ranks: Ran) -> None:
+    task = two_ranks.tasks["stopped"]
+    (outcome,) = set(two_ranks.outcomes["stopped"])
+    assert 1 <= outcome.step < 5000
+    assert verify(Storage(), task.run.checkpoint(outcome.step)).step == outcome.step
+    assert metrics(task)[-1]["step"] == outcome.step
+
+
+def test_too_many_bad_samples_end_the_run_on_all_ranks(two_ranks: Ran) -> None:
+    task = two_ranks.tasks["bad"]
+    ((kind, message),) = set(two_ranks.outcomes["bad"])
+    lines = metrics(task)
+    masked, samples = sum(line["masked"] for line in lines), lines[-1]["samples"]
+    # Ten batches' share, 8 samples, is allowed in any case.
+    assert masked > 8
+    assert masked - lines[-1]["masked"] <= 8
+    assert kind == "DataError"
+    assert message == (
+        f"{masked} of {samples} samples so far could not be used (undecodable {masked} in this attempt), "
+        "more than data.max_bad_fraction 0.1 allows. They are listed in bad_samples/ of the run directory; "
+        "mend the shards, or raise the fraction."
+    )
+    assert len(list(read_parts(Storage(), task.run.bad_samples))) == masked
+
+
+def test_a_loss_that_is_no_number_ends_the_run_on_all_ranks(two_ranks: Ran) -> None:
+    task = two_ranks.tasks["diverged"]
+    ((kind, message),) = set(two_ranks.outcomes["diverged"])
+    step = metrics(task)[-1]["step"]
+    assert kind == "DivergedError"
+    assert message in (
+        f"the {what} of step {step} is {value}. Lower training.optimizer.learning_rate, warm up longer, or "
+        "lower objective.logit_scale.max."
+        for what in ("loss", "gradient's norm")
+        for value in ("nan", "inf")
+    )
+    assert not [info for info in Storage().list(task.run.checkpoints) if f"{step:08d}" in info.uri]
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm", "what"),
+    [(math.nan, 1.0, "loss of step 4 is nan"), (2.0, math.inf, "gradient's norm of step 4 is inf")],
+)
+def test_a_spoilt_update_is_not_committed(tmp_path: Path, loss: float, grad_norm: float, what: str) -> None:
+    """A finite loss with a gradient that is no number leaves parameters that are none."""
+    run = RunDirectory(f"file://{tmp_path}")
+    recorder = Recorder(Storage(), run, attempt=1, rank=0)
+    line = StepMetrics(
+        step=4,
+        loss=loss,
+        logit_scale=10.0,
+        learning_rate=0.1,
+        grad_norm=grad_norm,
+        samples=32,
+        masked=0,
+        samples_per_second=1.0,
+        data_wait_fraction=0.0,
+        batch_digest="",
+        world_size=1,
+        attempt=1,
+        time=0.0,
+    )
+    recorder.step(line, [])
+    plan = RunPlan(Layout(0, 8, 4, 4), 5, 7, "", "")
+    with pytest.raises(DivergedError, match=what):
+        _check(line, 0, 0.1, recorder, plan, torch.device("cpu"))
+    assert len(list(read_parts(Storage(), run.metrics))) == 1, "the last step is not in the record"
+    recorder.step(replace(line, loss=2.0, grad_norm=1.0), [])
+    _check(replace(line, loss=2.0, grad_norm=1.0), 8, 0.1, recorder, plan, torch.device("cpu"))
+
+
+def test_under_torchrun(folder: Path, shards: Path, one_rank: Ran) -> None:
+    """Goes on from the newest checkpoint that was committed."""
+    run = folder / "torchrun"
+    task = write_run(run, shards)
+    for step in (COMMITTED, 6):
+        shutil.copytree(folder / f"plain-1/checkpoints/step-{step:08d}", run / f"checkpoints/step-{step:08d}")
+    (run / "checkpoints/step-00000006/manifest.json").unlink()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "workers.train"]
+    done = subprocess.run(
+        [sys.executable, *command, str(run)],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check_same_experiment(metrics(task), metrics(one_rank.tasks["plain"])[COMMITTED:])
+    assert json.loads((run / "checkpoints/step-00000007/manifest.json").read_text())["world_size"] == 2

@@ -1,0 +1,56 @@
+"""Records reach the run directory, late where the store is away, and from the ranks that write them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workers.train.record
+from jobspecs.errors import StorageError
+from workers.data.rows import BadSample
+from workers.run import RunDirectory, read_parts
+from workers.storage import ObjectInfo, Storage
+from workers.train.record import Recorder, StepMetrics
+
+BAD = BadSample(uri="file:///x.tar", place=3, key="k", cause="truncated")
+
+
+def line(step: int) -> StepMetrics:
+    values: dict[str, Any] = {field.name: 1.0 for field in fields(StepMetrics)}
+    return StepMetrics(**values | {"step": step})
+
+
+def test_rank_0_records_the_steps_and_every_rank_its_bad_samples(tmp_path: Path) -> None:
+    run, storage = RunDirectory(f"file://{tmp_path}"), Storage()
+    recorders = [Recorder(storage, run, attempt=1, rank=rank) for rank in (0, 1)]
+    for recorder in recorders:
+        recorder.step(line(1), [BAD])
+        recorder.step(line(2), [])
+        recorder.flush()
+        assert recorder.causes == {"truncated": 1}
+    assert list(read_parts(storage, run.metrics)) == [asdict(line(1)), asdict(line(2))]
+    assert list(read_parts(storage, run.bad_samples)) == [{"step": 1, **asdict(BAD)}] * 2
+
+
+def test_a_store_that_is_away_delays_records_but_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away(Storage):
+        def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+            raise StorageError("no answer")
+
+    monkeypatch.setattr(workers.train.record, "FLUSH_SECONDS", 0.0)
+    run, storage = RunDirectory(f"file://{tmp_path}"), Away()
+    recorder = Recorder(storage, run, attempt=1, rank=0)
+    with caplog.at_level(logging.WARNING):
+        recorder.step(line(1), [])
+    assert "metrics could not be written, will try again: no answer" in caplog.text
+    with pytest.raises(StorageError):  # before a checkpoint it counts
+        recorder.flush()
+    monkeypatch.setattr(Away, "write", Storage.write)
+    recorder.step(line(2), [])
+    assert [record["step"] for record in read_parts(Storage(), run.metrics)] == [1, 2]
