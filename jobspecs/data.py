@@ -100,8 +100,8 @@ class Data(Section):
     """Equal streams that a pass is cut into; ranks and loader processes share them out, so it bounds the
     number of ranks. It must divide `training.global_batch`. `auto` depends on the batch alone."""
     max_bad_fraction: Fraction = 0.01
-    """The job stops when more than this share of the samples so far (and more than one global batch's
-    share) can't be read or decoded."""
+    """The job stops when more than this share of the samples so far can't be read or decoded; of ten global
+    batches while fewer were seen."""
     loader: Loader = Loader()
     """Loader processes."""
 

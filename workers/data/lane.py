@@ -11,7 +11,7 @@ from workers.data.index import Index
 from workers.data.keyed import hash64
 from workers.data.order import Layout, SourceOrder
 from workers.data.rows import BadSample, Rows
-from workers.data.shards import Sample, read_samples
+from workers.data.shards import Sample, extensions, read_samples
 from workers.data.tokenize import byte_tokens
 from workers.storage import Storage
 
@@ -36,8 +36,8 @@ class Lane:
         self._order = SourceOrder(index.source, index.counts, layout)
         self._data = data
         self._storage = storage
-        self._image_columns = data.image.column.lower().split(";")
-        self._text_columns = data.text.column.lower().split(";")
+        self._image_extensions = extensions(data.image.column)
+        self._text_extensions = extensions(data.text.column)
         self._window: tuple[tuple[int, int], list[_Placed]] | None = None
 
     def fill(self, step: int, rows: Rows, offset: int) -> list[BadSample]:
@@ -65,7 +65,7 @@ class Lane:
         if self._window is None or self._window[0] != (pass_, window):
             self._window = None  # its memory is free before the next one is read
             layout = self._order.window(pass_, self._lane, window)
-            columns = frozenset(self._image_columns + self._text_columns)
+            columns = frozenset(self._image_extensions + self._text_extensions)
             read = [
                 _Placed(sample, pass_, segment.shard, place)
                 for segment in layout.segments
@@ -84,8 +84,8 @@ class Lane:
         sample = placed.sample
         if sample.fault is not None:
             return sample.fault
-        image = _first(sample.columns, self._image_columns)
-        text = _first(sample.columns, self._text_columns)
+        image = sample.column(self._image_extensions)
+        text = sample.column(self._text_extensions)
         if image is None or text is None:
             return "missing_column"
         draw = (self._layout.seed, "crop", placed.pass_, *identity)
@@ -96,7 +96,3 @@ class Lane:
             rows.images[row] = 0
             return "undecodable"
         return None
-
-
-def _first(columns: dict[str, bytes], names: list[str]) -> bytes | None:
-    return next((columns[name] for name in names if name in columns), None)

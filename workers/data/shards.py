@@ -40,6 +40,15 @@ class Sample:
     fault: str | None = None
     """One of FAULTS, or None for a sample that could be read."""
 
+    def column(self, extensions: tuple[str, ...]) -> bytes | None:
+        """The member with the first of `extensions` that is there; None where none is."""
+        return next((self.columns[name] for name in extensions if name in self.columns), None)
+
+
+def extensions(column: str) -> tuple[str, ...]:
+    """The extensions that a column of the spec names, as members have them: "JPG;png" -> ("jpg", "png")."""
+    return tuple(column.lower().split(";"))
+
 
 def read_samples(
     storage: Storage, uri: str, columns: frozenset[str], start: int = 0, stop: int | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jobspecs.job import JobSpec
 from workers.data.decode import UndecodableError, image_array
 from workers.data.index import expand, stat_shards
-from workers.data.shards import read_samples
+from workers.data.shards import Sample, extensions, read_samples
 from workers.data.tokenize import byte_tokens
 from workers.models.two_tower import build
 from workers.storage import Storage
@@ -25,8 +25,8 @@ class EncodedImages:
 
     features: NDArray[np.float32]
     """(n, d), L2-normalised."""
-    columns: list[dict[str, bytes]]
-    """The other columns that were asked for, of each image."""
+    column: list[bytes]
+    """The other column that was asked for, of each image."""
     skipped: int
     """Samples that could not be used."""
 
@@ -54,24 +54,24 @@ class Encoder:
         return torch.cat(parts).float().cpu().numpy()
 
     @torch.inference_mode()
-    def images(self, urls: list[str], columns: frozenset[str], batch: int) -> EncodedImages:
-        """The images of the tars at `urls`, unaugmented, with their other `columns`; a sample without one
-        of them is skipped. Raises DataError, StorageError."""
-        names = self.spec.data.image.column.lower().split(";")
-        kept: list[dict[str, bytes]] = []
+    def images(self, urls: list[str], column: str, batch: int) -> EncodedImages:
+        """The images of the tars at `urls`, unaugmented, each with its other `column`; a sample that lacks
+        one of the two or can't be decoded is skipped. Raises DataError, StorageError."""
+        wanted = extensions(self.spec.data.image.column), extensions(column)
+        column_of_image: list[bytes] = []
         skipped = 0
         pending: list[NDArray[np.uint8]] = []
         features: list[torch.Tensor] = []
-        for members in self._samples(urls, columns | frozenset(names)):
+        for sample in self._samples(urls, frozenset(wanted[0] + wanted[1])):
+            image, other = sample.column(wanted[0]), sample.column(wanted[1])
             try:
-                data = next((members[name] for name in names if members and name in members), None)
-                if members is None or data is None or not columns <= members.keys():
+                if image is None or other is None:
                     raise UndecodableError("a column is missing")
-                pending.append(image_array(data, self.spec.data.image, key=None))
+                pending.append(image_array(image, self.spec.data.image, key=None))
             except UndecodableError:
                 skipped += 1
                 continue
-            kept.append({name: members[name] for name in columns})
+            column_of_image.append(other)
             if len(pending) == batch:
                 features.append(self._encode(pending))
                 pending = []
@@ -79,13 +79,11 @@ class Encoder:
             features.append(self._encode(pending))
         width = self.spec.model.embedding_dim
         joined = torch.cat(features) if features else torch.empty(0, width)
-        return EncodedImages(joined.float().cpu().numpy(), kept, skipped)
+        return EncodedImages(joined.float().cpu().numpy(), column_of_image, skipped)
 
     def _encode(self, images: list[NDArray[np.uint8]]) -> torch.Tensor:
         return self._model.encode_image(torch.from_numpy(np.stack(images)).to(self._device))
 
-    def _samples(self, urls: list[str], columns: frozenset[str]) -> Iterator[dict[str, bytes] | None]:
-        """The members of each sample; None for one that can't be read."""
+    def _samples(self, urls: list[str], columns: frozenset[str]) -> Iterator[Sample]:
         for info in stat_shards(expand(urls, self.storage), self.storage):
-            for sample in read_samples(self.storage, info.uri, columns):
-                yield None if sample.fault else sample.columns
+            yield from read_samples(self.storage, info.uri, columns)

@@ -24,10 +24,10 @@ def retrieval(spec: Retrieval, encoder: Encoder) -> Scores:
 
     Raises DataError: a text that is not UTF-8, or fewer than two texts.
     """
-    column = next(iter(encoder.spec.data.text.column.lower().split(";")))
-    images = encoder.images(spec.data.urls, frozenset({column}), spec.batch)
+    column = encoder.spec.data.text.column
+    images = encoder.images(spec.data.urls, column, spec.batch)
     try:
-        texts = [columns[column].decode("utf-8") for columns in images.columns]
+        texts = [text.decode("utf-8") for text in images.column]
     except UnicodeDecodeError as error:
         raise DataError(f"evaluation {spec.name!r}: a text in .{column} is not UTF-8.") from error
     distinct = sorted(set(texts))

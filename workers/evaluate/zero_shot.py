@@ -23,8 +23,8 @@ def zero_shot(spec: ZeroShot, encoder: Encoder) -> Scores:
 
     Raises DataError: a label that is missing or no class, or no image at all.
     """
-    images = encoder.images(spec.data.urls, frozenset({spec.label_column}), spec.batch)
-    labels = np.array([_label(spec, columns[spec.label_column]) for columns in images.columns])
+    images = encoder.images(spec.data.urls, spec.label_column, spec.batch)
+    labels = np.array([_label(spec, column) for column in images.column])
     if not len(labels):
         raise DataError(
             f"evaluation {spec.name!r}: not one image of {', '.join(spec.data.urls)} could be scored."

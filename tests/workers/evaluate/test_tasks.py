@@ -114,11 +114,10 @@ def test_encoder_encodes_what_the_checkpoint_holds(world: World) -> None:
 
 
 def test_images_come_in_order_with_their_columns_whatever_the_batch(world: World) -> None:
-    columns = frozenset({"txt", "json"})
-    one, seven = (world.encoder.images(world.data.urls, columns, batch) for batch in (1, 7))
+    one, seven = (world.encoder.images(world.data.urls, "caption;txt", batch) for batch in (1, 7))
     assert one.skipped == seven.skipped == 2
-    assert one.columns == seven.columns
-    assert [item["txt"].decode() for item in one.columns] == [sample.caption for sample in world.samples]
+    assert one.column == seven.column
+    assert [text.decode() for text in one.column] == [sample.caption for sample in world.samples]
     assert one.features.shape == (28, 16)
     np.testing.assert_allclose(one.features, seven.features, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(one.features, axis=1), 1, atol=1e-6)
@@ -130,7 +129,7 @@ def test_zero_shot(world: World) -> None:
     assert scores.scores.keys() == {"acc@1", "acc@5", "mean_per_class_recall"}
     assert (scores.samples, scores.skipped, scores.chance) == (28, 2, 0.1)
     # By hand: the class whose mean prompt is nearest.
-    features = world.encoder.images(world.data.urls, frozenset({"json"}), 32).features
+    features = world.encoder.images(world.data.urls, "json", 32).features
     prompts = [[f"the digit {name}", f"a {name}."] for name in CLASS_NAMES]
     classes = np.stack([world.encoder.texts(pair, 2).mean(0) for pair in prompts])
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
@@ -162,7 +161,7 @@ def test_retrieval(world: World) -> None:
     captions = [sample.caption for sample in world.samples]
     distinct = sorted(set(captions))
     assert 2 < len(distinct) < 28
-    images = world.encoder.images(world.data.urls, frozenset({"txt"}), 32).features
+    images = world.encoder.images(world.data.urls, "txt", 32).features
     similarity = images @ world.encoder.texts(distinct, 32).T
     of_images = [captions[i] == distinct[similarity[i].argmax()] for i in range(28)]
     of_texts = [captions[similarity[:, j].argmax()] == distinct[j] for j in range(len(distinct))]
