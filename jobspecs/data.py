@@ -42,9 +42,7 @@ class Image(Section):
     """Probability of a horizontal flip. Keep it 0 where left and right have a meaning (text, digits)."""
     mean: list[Fraction] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
     """Mean of each channel in 0…1, subtracted on the device."""
-    std: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field(
-        default=[0.5, 0.5, 0.5], min_length=3, max_length=3
-    )
+    std: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
     """Standard deviation of each channel in 0…1, divided by on the device."""
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -61,6 +63,12 @@ class Retrieval(_Evaluation):
 
     kind: Literal["retrieval"]
     """Which task."""
+
+
+def evaluation_hash(section: Section) -> str:
+    """sha256 of an evaluation in canonical JSON: a result is one of the section that has its hash."""
+    canonical = json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 Evaluation = Annotated[ZeroShot | Retrieval, Field(discriminator="kind")]

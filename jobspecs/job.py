@@ -76,9 +76,7 @@ class JobSpec(Section):
             raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
-            raise misplaced(
-                "training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}"
-            )
+            raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")
         names = [evaluation.name for evaluation in self.evaluations]
         for number, name in enumerate(names):
             if name in names[:number]:
@@ -125,6 +123,4 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
     """Whether `path` lies at or below `pattern`."""
-    return len(path) >= len(pattern) and all(
-        want in ("*", have) for have, want in zip(path, pattern, strict=False)
-    )
+    return len(path) >= len(pattern) and all(want in ("*", have) for have, want in zip(path, pattern, strict=False))

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from jobspecs.errors import Fault, SpecError
@@ -52,6 +53,19 @@ def loads(text: str, name: str = "<spec>", overrides: tuple[str, ...] = ()) -> J
     if faults:
         raise SpecError(tuple(faults))
     return spec
+
+
+def dumps(spec: JobSpec) -> str:
+    """`spec` as YAML that `loads` reads back to an equal one. Text is quoted: other readers, too, are not
+    to take the name "1e3" for a number."""
+    return yaml.dump(spec.model_dump(mode="json", exclude_none=True), Dumper=_Quoting, sort_keys=False)
+
+
+class _Quoting(yaml.SafeDumper):
+    pass
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
 def _override(document: Document, override: str) -> list[Fault]:

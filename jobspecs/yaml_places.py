@@ -104,16 +104,11 @@ def _value(loader: _Loader, node: yaml.Node, path: KeyPath, document: Document, 
     if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
         return _mapping(loader, node, path, document, depth)
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-        return [
-            _value(loader, child, (*path, number), document, depth + 1)
-            for number, child in enumerate(node.value)
-        ]
+        return [_value(loader, child, (*path, number), document, depth + 1) for number, child in enumerate(node.value)]
     return _scalar(loader, node)
 
 
-def _mapping(
-    loader: _Loader, node: yaml.MappingNode, path: KeyPath, document: Document, depth: int
-) -> dict[str, Any]:
+def _mapping(loader: _Loader, node: yaml.MappingNode, path: KeyPath, document: Document, depth: int) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for source in _merged(node):
         if depth > _MAX_DEPTH:

@@ -44,7 +44,8 @@ def _fit(task: TrainTask, cluster: Cluster, bookkeeping: str) -> Outcome:
         run_config=ray.train.RunConfig(
             name=f"{task.run.name}-a{task.attempt:05d}",
             storage_path=bookkeeping,
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            # The attempt is ours to repeat, also when the group does not come up.
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
     try:

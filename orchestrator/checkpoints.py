@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobspecs.errors import StorageError
-from orchestrator.ledger import committed_steps
-from workers.run import RunDirectory, RunPlan
+from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import Storage, join
 from workers.train.checkpoint import CheckpointError, Manifest, verify
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import dataclass, field
+import traceback
+from dataclasses import dataclass
 
-import yaml
-
-from jobspecs.errors import JobFailedError, StorageError
+from jobspecs.errors import JobFailedError, StorageError, TandemError, UsageError
+from jobspecs.load import dumps
 from orchestrator import evaluations, retry
-from orchestrator.ledger import Heartbeat, Ledger, State, Status, committed_steps
+from orchestrator.lease import Lease
+from orchestrator.ledger import Ledger, State, Status
 from orchestrator.prepare import Prepared
-from orchestrator.ray_cluster import start_ray
+from orchestrator.ray_cluster import check_resources, start_ray
 from orchestrator.view import View
+from workers.run import committed_steps
 
 POLL_SECONDS = 1.0
+
+
+class CommitLostError(TandemError):
+    """A commit that an attempt made is not in the run directory."""
 
 
 class Interrupt:
@@ -42,13 +48,13 @@ class Interrupt:
         self._requested.wait(seconds)
 
 
-@dataclass
-class _Watched:
-    """An attempt in its thread: what came of it."""
+@dataclass(frozen=True)
+class _Ended:
+    """How an attempt ended: the step that it committed last, or the cause of its failure."""
 
-    outcome_step: int | None = None
-    failure: Exception | None = None
-    seen_commits: set[int] = field(default_factory=set)
+    step: int = 0
+    cause: str | None = None
+    details: str = ""
 
 
 class Driver:
@@ -59,35 +65,40 @@ class Driver:
         self._view = view
         self._interrupt = interrupt
         self._ledger = Ledger(prepared.storage, prepared.run)
-        self._rejected: set[str] = set()
+        self._lease = Lease(prepared.storage, prepared.run)
 
     def run(self) -> Status:
         """Runs the job, or goes on with it. Returns its status when it succeeded or was interrupted.
 
-        Raises UsageError: it is being run already; JobFailedError; StorageError.
+        Raises UsageError: it is being run already, the cluster has too little, or the run directory can't
+        be written (nothing was started then); JobFailedError.
         """
         job, ledger = self._job, self._ledger
         if self._is_finished():
-            self._view.line(
-                f"{job.spec.name} is finished: {job.fixed.total_steps} steps, all evaluations done"
-            )
+            self._view.line(f"{job.spec.name} is finished: {job.fixed.total_steps} steps, all evaluations done")
             return ledger.status()
-        heartbeat = Heartbeat(job.storage, job.run)
-        heartbeat.start()
+        start_ray(job.spec.cluster)
+        check_resources(job.spec.cluster)
+        try:
+            self._lease.take()
+        except StorageError as error:
+            raise UsageError(f"the run directory can't be used: {error}") from error
         try:
             self._open()
-            start_ray(job.spec.cluster)
             if self._train() and self._evaluate():
                 self._event("run_succeeded", "succeeded")
             else:
                 self._event("run_interrupted", "interrupted; the same command goes on from here")
             return ledger.status()
+        except KeyboardInterrupt:
+            self._event("run_interrupted", "stopped at once; the same command goes on from the last commit")
+            raise
         except Exception as error:
-            with contextlib.suppress(StorageError):
+            if not self._lease.lost:
                 self._event("run_failed", f"failed: {error}")
             raise
         finally:
-            heartbeat.stop()
+            self._lease.give_back()
 
     def _is_finished(self) -> bool:
         job = self._job
@@ -103,65 +114,80 @@ class Driver:
         """Writes down what the run is; the plan comes last, as it makes the directory a run."""
         job = self._job
         is_new = self._ledger.plan() is None
-        document = yaml.safe_dump(job.spec.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        job.storage.write(job.run.spec, document.encode())
+        job.storage.write(job.run.spec, dumps(job.spec).encode())
         if is_new:
             job.storage.write(job.run.index(job.index.source), job.index.to_json())
             job.storage.write(job.run.plan, job.fixed.to_json())
         job.storage.delete(job.run.stop)
         what = "started" if is_new else "started again"
         self._event("run_started", f"{job.spec.name} {what}: {job.plan.total_steps} steps, {job.run.uri}")
+        for uri in job.rewritten:
+            self._event("shard_rewritten", f"{uri} was written again since the run began; size and count are equal")
 
     def _event(self, kind: str, message: str, **fields: object) -> None:
-        self._view.event(self._ledger.event(kind, message, **fields))
+        try:
+            event = self._ledger.event(kind, message, **fields)
+        except StorageError as error:
+            # It is kept, and written with the next one: a job outlives a short outage of its storage.
+            self._view.line(f"{message} (not written down yet: {error})")
+        else:
+            self._view.event(event)
 
     # --- training ---
 
     def _train(self) -> bool:
-        """Attempts until the last step is committed. Returns False when it was interrupted before."""
+        """Attempts until the last step is committed. Returns False when it was interrupted before.
+
+        Raises JobFailedError.
+        """
         job = self._job
         attempt = max((event.get("attempt", 0) for event in self._ledger.events()), default=0)
-        failed = 0
+        failed, step, committed = 0, 0, 0
         while True:
-            uri, step = self._resume_point()
-            if step >= job.fixed.total_steps:
-                return True
-            if self._interrupt.requested():
-                return False
-            attempt += 1
-            cause = self._attempt(attempt, uri, step)
-            if cause is None:
-                continue  # it committed the last step, or stopped on request: the next look tells
-            if self._interrupt.requested():
-                return False
+            try:
+                uri, step = self._resume_point()
+                if step < committed:
+                    raise CommitLostError(
+                        f"step {committed} was committed and can't be read back, {step} can. All nodes must "
+                        f"see the same {job.run.uri}: set storage.root to storage that they share."
+                    )
+                if step >= job.fixed.total_steps:
+                    return True
+                if self._interrupt.requested() or committed:
+                    return False  # an attempt that commits and ends before the last step was asked to
+                attempt += 1
+                ended = self._attempt(attempt, uri, step)
+            except (StorageError, CommitLostError) as error:
+                ended = _Ended(cause=f"{type(error).__name__}: {error}")
+            committed = ended.step
+            if ended.cause is None:
+                continue
+            self._failed(attempt, step, ended)
             failed += 1
             decision = retry.decide(failed, job.spec.retry)
+            kept = f"Step {step} is committed; mend the cause, and the same command goes on from there."
+            if self._interrupt.requested():
+                raise JobFailedError(f"{job.spec.name}: it failed before it could save: {ended.cause}\n{kept}")
             if isinstance(decision, retry.GiveUp):
-                raise JobFailedError(
-                    f"{job.spec.name}: {decision.reason}. The last one: {cause}\n"
-                    f"Step {self._resume_point()[1]} is committed; mend the cause, and the same command goes "
-                    "on from there."
-                )
+                raise JobFailedError(f"{job.spec.name}: {decision.reason}. The last one: {ended.cause}\n{kept}")
             self._view.line(f"next attempt in {decision.delay_seconds:g} s")
             self._interrupt.wait(decision.delay_seconds)
 
     def _resume_point(self) -> tuple[str | None, int]:
+        """The newest good checkpoint and its step. The newer ones that are not are withdrawn: they must
+        not count as commits any more, nor be kept in place of good ones."""
         from orchestrator.checkpoints import newest_good
+        from workers.train.checkpoint import withdraw
 
         good = newest_good(self._job.storage, self._job.run, self._job.fixed)
         for rejected in good.rejected:
-            if rejected.uri not in self._rejected:
-                self._rejected.add(rejected.uri)
-                self._event(
-                    "checkpoint_rejected",
-                    f"{rejected.uri} is not used: {rejected.reason}",
-                    checkpoint=rejected.uri,
-                    reason=rejected.reason,
-                )
+            withdraw(self._job.storage, rejected.uri)
+            message = f"{rejected.uri} is not used: {rejected.reason}"
+            self._event("checkpoint_rejected", message, checkpoint=rejected.uri, reason=rejected.reason)
         return good.uri, good.step
 
-    def _attempt(self, attempt: int, resume_from: str | None, step: int) -> str | None:
-        """Runs one attempt to its end. Returns the cause when it failed."""
+    def _attempt(self, attempt: int, resume_from: str | None, step: int) -> _Ended:
+        """Runs one attempt to its end. Raises StorageError, JobFailedError."""
         from orchestrator.attempt import AttemptFailedError, run_attempt
         from workers.train.loop import TrainTask
 
@@ -174,65 +200,64 @@ class Driver:
             world_size=world_size,
         )
         task = TrainTask(job.spec, job.fixed, job.index, job.run, attempt, resume_from)
-        watched = _Watched(seen_commits=set(committed_steps(job.storage, job.run)))
+        ended: list[_Ended] = []
 
         def work() -> None:
             try:
-                watched.outcome_step = run_attempt(task, job.spec.cluster).step
-            except Exception as error:
-                watched.failure = error
+                ended.append(_Ended(step=run_attempt(task, job.spec.cluster).step))
+            except AttemptFailedError as error:
+                ended.append(_Ended(cause=error.cause, details=error.details))
+            except BaseException as error:
+                ended.append(_Ended(cause=f"{type(error).__name__}: {error}", details=traceback.format_exc()))
 
+        seen = set(committed_steps(job.storage, job.run))
         # Ray Train takes over SIGINT when it is called from the main thread; ours means "save first".
         thread = threading.Thread(target=work, name=f"attempt-{attempt}", daemon=True)
         thread.start()
         asked = False
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            if self._interrupt.requested() and not asked:
-                asked = True
-                self._view.line("stopping after the next step, with a checkpoint; again to stop at once")
-                job.storage.write(job.run.stop, b"interrupted")
-            self._look(attempt, watched)
-        if watched.failure is None:
-            return None
-        failure = watched.failure
-        if isinstance(failure, AttemptFailedError):
-            cause, details = failure.cause, failure.details
-        else:
-            cause = details = f"{type(failure).__name__}: {failure}"
-        self._event(
-            "attempt_failed",
-            f"attempt {attempt} failed: {cause}",
-            attempt=attempt,
-            step=self._last_step(attempt, step),
-            cause=cause,
-            details=details,
-        )
-        return cause
+            if self._lease.lost:
+                raise JobFailedError(f"{job.spec.name}: another process has taken over this run.")
+            try:
+                if self._interrupt.requested() and not asked:
+                    job.storage.write(job.run.stop, b"interrupted")
+                    asked = True
+                    self._view.line("stopping after the next step, with a checkpoint; again to stop at once")
+                self._look(attempt, seen)
+            except StorageError as error:
+                # Looking on is not worth a job; the next look tries again.
+                self._view.line(f"the run directory did not answer: {error}")
+        return ended[0]
 
-    def _look(self, attempt: int, watched: _Watched) -> None:
+    def _look(self, attempt: int, seen: set[int]) -> None:
         """Shows what is new in the run directory, and deletes the checkpoints that are not kept."""
         from orchestrator.checkpoints import delete_older
 
         job = self._job
-        try:
+        metrics = self._ledger.last_metrics()
+        if metrics and metrics["attempt"] == attempt:
+            self._view.progress(metrics, job.fixed.total_steps)
+        for step in committed_steps(job.storage, job.run):
+            if step not in seen:
+                seen.add(step)
+                self._event("checkpoint_committed", f"checkpoint at step {step}", attempt=attempt, step=step)
+                delete_older(job.storage, job.run, job.spec.checkpoint.keep_last)
+
+    def _failed(self, attempt: int, start: int, ended: _Ended) -> None:
+        step = start
+        with contextlib.suppress(StorageError):
             metrics = self._ledger.last_metrics()
             if metrics and metrics["attempt"] == attempt:
-                self._view.progress(metrics, job.fixed.total_steps)
-            for step in committed_steps(job.storage, job.run):
-                if step not in watched.seen_commits:
-                    watched.seen_commits.add(step)
-                    self._event(
-                        "checkpoint_committed", f"checkpoint at step {step}", attempt=attempt, step=step
-                    )
-                    delete_older(job.storage, job.run, job.spec.checkpoint.keep_last)
-        except StorageError as error:
-            # Looking on is not worth a job; the next look tries again.
-            self._view.line(f"the run directory did not answer: {error}")
-
-    def _last_step(self, attempt: int, start: int) -> int:
-        metrics = self._ledger.last_metrics()
-        return metrics["step"] if metrics and metrics["attempt"] == attempt else start
+                step = metrics["step"]
+        self._event(
+            "attempt_failed",
+            f"attempt {attempt} failed: {ended.cause}",
+            attempt=attempt,
+            step=step,
+            cause=ended.cause,
+            details=ended.details,
+        )
 
     # --- evaluation ---
 
@@ -243,16 +268,12 @@ class Driver:
         for name in evaluations.pending(job.spec, job.storage, job.run, step):
             self._event("evaluation_started", f"evaluation {name} of step {step}", evaluation=name, step=step)
             began = time.monotonic()
-            evaluated = evaluations.evaluate_with_ray(
-                job.spec, job.run, step, name, self._interrupt.requested
-            )
+            evaluated = evaluations.evaluate_with_ray(job.spec, job.run, step, name, self._interrupt.requested)
             if evaluated is None:
                 return False
             if evaluated.fault is None:
                 seconds = time.monotonic() - began
-                self._event(
-                    "evaluation_finished", f"evaluation {name}: done in {seconds:.1f} s", evaluation=name
-                )
+                self._event("evaluation_finished", f"evaluation {name}: done in {seconds:.1f} s", evaluation=name)
             else:
                 message = f"evaluation {name} failed: {evaluated.fault}"
                 self._event("evaluation_failed", message, evaluation=name, reason=evaluated.fault)

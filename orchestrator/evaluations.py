@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobspecs.errors import TandemError
+from jobspecs.errors import NotFoundError, TandemError
+from jobspecs.evaluation import evaluation_hash
 from jobspecs.job import JobSpec
 from workers.run import RunDirectory
 from workers.storage import Storage
@@ -24,8 +26,20 @@ class Evaluated:
 
 
 def pending(spec: JobSpec, storage: Storage, run: RunDirectory, step: int) -> list[str]:
-    """Names of the evaluations of the checkpoint at `step` that have no result yet."""
-    return [e.name for e in spec.evaluations if not storage.exists(run.evaluation(step, e.name))]
+    """Names of the evaluations of the checkpoint at `step` that have no result yet, as they now stand."""
+    return [
+        section.name
+        for section in spec.evaluations
+        if _hash_of_result(storage, run.evaluation(step, section.name)) != evaluation_hash(section)
+    ]
+
+
+def _hash_of_result(storage: Storage, uri: str) -> str | None:
+    try:
+        result: dict[str, str] = json.loads(storage.read(uri))
+    except NotFoundError:
+        return None
+    return result.get("spec_hash")
 
 
 def evaluate_with_ray(
@@ -37,9 +51,9 @@ def evaluate_with_ray(
     from ray.exceptions import RayError
 
     cluster = spec.cluster
-    task = ray.remote(
-        num_cpus=cluster.cpus_per_worker, num_gpus=min(cluster.gpus_per_worker, 1), max_retries=1
-    )(evaluate)
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=min(cluster.gpus_per_worker, 1), max_retries=1)(
+        evaluate
+    )
     reference = task.options(name=f"tandem:{spec.name}:{name}").remote(spec, run, step, name)
     while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
         if interrupted():
@@ -66,6 +80,14 @@ def evaluate(spec: JobSpec, run: RunDirectory, step: int, name: str) -> Evaluate
         scores = KINDS[section.kind](section, encoder)
     except TandemError as error:
         return Evaluated(name, str(error))
-    result = Result(name, section.kind, step, run.checkpoint(step), time.monotonic() - began, scores)
+    result = Result(
+        evaluation=name,
+        kind=section.kind,
+        spec_hash=evaluation_hash(section),
+        step=step,
+        checkpoint=run.checkpoint(step),
+        seconds=time.monotonic() - began,
+        result=scores,
+    )
     encoder.storage.write(run.evaluation(step, name), result.to_json())
     return Evaluated(name, None)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobspecs.cluster import Cluster
 from jobspecs.data import Source
-from jobspecs.errors import DataError
+from jobspecs.errors import DataError, TandemError
 from workers.data.index import Index, expand, scan_count, sidecar_count, stat_shards
 from workers.storage import Storage
 
@@ -55,16 +55,19 @@ def scan_with_ray(storage: Storage, cluster: Cluster) -> Scan:
         count = ray.remote(num_cpus=1)(_count)
         # An answer, not an exception: Ray would wrap it in one of its own.
         answers = ray.get([count.options(name=f"tandem:index:{uri}").remote(storage, uri) for uri in uris])
-        faults = [answer for answer in answers if isinstance(answer, str)]
-        if faults:
-            raise DataError("\n".join(faults))
+        errors = [answer for answer in answers if isinstance(answer, TandemError)]
+        damaged = [str(error) for error in errors if isinstance(error, DataError)]
+        if damaged:
+            raise DataError("\n".join(damaged))
+        if errors:
+            raise errors[0]
         return list(answers)
 
     return scan
 
 
-def _count(storage: Storage, uri: str) -> int | str:
+def _count(storage: Storage, uri: str) -> int | TandemError:
     try:
         return scan_count(uri, storage)
-    except DataError as error:
-        return str(error)
+    except TandemError as error:
+        return error

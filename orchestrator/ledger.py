@@ -6,26 +6,17 @@ status is derived from these each time it is asked for, by anyone who holds the 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import psutil
-
-from jobspecs.errors import NotFoundError, StorageError, UsageError
-from workers.run import PartsWriter, RunDirectory, RunPlan, read_parts
-from workers.storage import Storage, basename, join
-
-HEARTBEAT_SECONDS = 5.0
-STALE_SECONDS = 30.0
-"""A driver that has not beaten for this long is taken for dead."""
+from jobspecs.errors import NotFoundError, UsageError
+from orchestrator.lease import live_driver
+from workers.run import PartsWriter, RunDirectory, RunPlan, committed_steps, read_parts
+from workers.storage import Storage, join
 
 
 class State(Enum):
@@ -72,7 +63,7 @@ class Status:
     latest_checkpoint: str | None
     """URI of the newest commit."""
     evaluations: list[dict[str, Any]]
-    """Results, one for each (checkpoint, evaluation)."""
+    """Results, one for each (checkpoint, evaluation); of one that failed, its name and the cause in `failed`."""
     message: str
     """The newest event in words."""
 
@@ -121,8 +112,7 @@ class Ledger:
     def results(self) -> list[dict[str, Any]]:
         """The evaluation results, by step and name."""
         return [
-            json.loads(self.storage.read(info.uri))
-            for info in self.storage.list(join(self.run.uri, "evaluations"))
+            json.loads(self.storage.read(info.uri)) for info in self.storage.list(join(self.run.uri, "evaluations"))
         ]
 
     def plan(self) -> RunPlan | None:
@@ -146,7 +136,7 @@ class Ledger:
             run_directory=self.run.uri,
             state=self.state(events).label,
             attempt=attempts[-1]["attempt"] if attempts else 0,
-            step=max([commits[-1] if commits else 0, last["step"] if last else 0]),
+            step=_step_of(attempts, commits, last),
             total_steps=plan.total_steps,
             world_size=attempts[-1]["world_size"] if attempts else 0,
             loss=last["loss"] if last else None,
@@ -156,7 +146,7 @@ class Ledger:
                 if event["event"] == "attempt_failed"
             ],
             latest_checkpoint=self.run.checkpoint(commits[-1]) if commits else None,
-            evaluations=self.results(),
+            evaluations=self.results() + _failed_evaluations(events),
             message=events[-1]["message"] if events else "",
         )
 
@@ -167,79 +157,22 @@ class Ledger:
         return state if state.is_terminal or live_driver(self.storage, self.run) else State.LOST
 
 
-def committed_steps(storage: Storage, run: RunDirectory) -> list[int]:
-    """Steps of the checkpoints that have a manifest, ascending; whether they are whole is not looked at."""
-    return sorted(
-        int(basename(info.uri.removesuffix("/manifest.json")).removeprefix("step-"))
-        for info in storage.list(run.checkpoints)
-        if basename(info.uri) == "manifest.json"
-    )
+def _step_of(attempts: list[dict[str, Any]], commits: list[int], last: dict[str, Any] | None) -> int:
+    """Steps done by the newest attempt; what an older one did after the last commit is to be done again."""
+    attempt, start = (attempts[-1]["attempt"], attempts[-1]["step"]) if attempts else (0, 0)
+    done = last["step"] if last and last["attempt"] == attempt else start
+    return max([done, *commits[-1:]])
 
 
-# --- who drives the run ---
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The process that drives a run."""
-
-    host: str
-    pid: int
-    time: float
-    """Unix time of its last heartbeat."""
-
-
-def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
-    """The driver that seems alive, or None."""
-    try:
-        driver = Driver(**json.loads(storage.read(run.driver)))
-    except NotFoundError:
-        return None
-    if time.time() - driver.time > STALE_SECONDS:
-        return None
-    if driver.host == socket.gethostname() and not _is_alive(driver.pid):
-        return None
-    return driver
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-class Heartbeat:
-    """Says that this process drives the run, every few seconds, until it is stopped."""
-
-    def __init__(self, storage: Storage, run: RunDirectory) -> None:
-        self._storage = storage
-        self._run = run
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        """Raises UsageError: another driver is alive; StorageError: the directory can't be written."""
-        other = live_driver(self._storage, self._run)
-        if other is not None:
-            raise UsageError(
-                f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
-                "it, stop it with Ctrl-C, or give this job another name."
-            )
-        self._beat()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The run has no driver any more."""
-        self._closing.set()
-        self._thread.join()
-        self._storage.delete(self._run.driver)
-
-    def _beat(self) -> None:
-        driver = Driver(socket.gethostname(), os.getpid(), time.time())
-        self._storage.write(self._run.driver, json.dumps(asdict(driver)).encode())
-
-    def _beat_on(self) -> None:
-        while not self._closing.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(StorageError):  # the next beat tries again; silence is what it is for
-                self._beat()
+def _failed_evaluations(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations whose newest try failed."""
+    newest = {
+        event["evaluation"]: event
+        for event in events
+        if event["event"] in ("evaluation_started", "evaluation_finished", "evaluation_failed")
+    }
+    return [
+        {"evaluation": name, "failed": event["reason"]}
+        for name, event in newest.items()
+        if event["event"] == "evaluation_failed"
+    ]

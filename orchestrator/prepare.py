@@ -27,6 +27,9 @@ class Prepared:
     index: Index
     fixed: RunPlan
     plan: planning.Plan
+    rewritten: tuple[str, ...]
+    """Shards that were written again since the run began, with equal size and count: a copy, or changed
+    content that nothing else would tell."""
 
 
 def prepare(spec: JobSpec) -> Prepared:
@@ -47,16 +50,20 @@ def prepare(spec: JobSpec) -> Prepared:
         stat_shards(expand(evaluation.data.urls, storage), storage)
     if fixed is None:
         fixed = planning.fix(spec, index)
-    elif index.fingerprint() != fixed.index_fingerprint:
-        _refuse_changed_data(storage, run, index)
-    return Prepared(spec, storage, run, index, fixed, planning.make(spec, index, fixed, run.uri))
+        before = index
+    else:
+        before = Index.from_json(storage.read(run.index(index.source)))
+        if index.fingerprint() != fixed.index_fingerprint:
+            _refuse_changed_data(run, before, index)
+    etags = dict(zip(before.uris, before.etags, strict=True))
+    rewritten = tuple(uri for uri, etag in zip(index.uris, index.etags, strict=True) if etags.get(uri, etag) != etag)
+    plan = planning.make(spec, index, fixed, run.uri)
+    return Prepared(spec, storage, run, index, fixed, plan, rewritten)
 
 
 def absolute_uris(spec: JobSpec) -> JobSpec:
     """`spec` with every path below the current folder written as a `file://` URI."""
-    sources = [
-        source.model_copy(update={"urls": list(map(absolute, source.urls))}) for source in spec.data.sources
-    ]
+    sources = [source.model_copy(update={"urls": list(map(absolute, source.urls))}) for source in spec.data.sources]
     evaluations = [
         evaluation.model_copy(update={"data": EvaluationData(urls=list(map(absolute, evaluation.data.urls)))})
         for evaluation in spec.evaluations
@@ -74,15 +81,15 @@ def _check_same_experiment(spec: JobSpec, storage: Storage, run: RunDirectory, f
     if spec.experiment_hash() == fixed.spec_hash:
         return
     before = loads(storage.read(run.spec).decode(), run.spec)
-    changes = "\n".join(f"    {line}" for line in changed_fields(before, spec))
+    lines = changed_fields(before, spec) or ["the fields are equal: the version that wrote it had others"]
+    changes = "\n".join(f"    {line}" for line in lines)
     raise UsageError(
         f"{run.uri} holds another experiment of this name:\n{changes}\n"
         "Give the job another name, or set these back to go on with that run."
     )
 
 
-def _refuse_changed_data(storage: Storage, run: RunDirectory, index: Index) -> None:
-    before = Index.from_json(storage.read(run.index(index.source)))
+def _refuse_changed_data(run: RunDirectory, before: Index, index: Index) -> None:
     old = dict(zip(before.uris, zip(before.sizes, before.samples, strict=True), strict=True))
     new = dict(zip(index.uris, zip(index.sizes, index.samples, strict=True), strict=True))
     changed = sorted(uri for uri in old.keys() | new.keys() if old.get(uri) != new.get(uri))

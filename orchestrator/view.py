@@ -42,7 +42,8 @@ class View:
         seconds = (total_steps - step) * metrics["samples"] / step / metrics["samples_per_second"]
         masked = f"masked {metrics['masked']}  " if metrics["masked"] else ""
         self.line(
-            f"step {step}/{total_steps}  loss {metrics['loss']:.4f}  scale {metrics['logit_scale']:.2f}  "
+            f"step {step}/{total_steps}  loss {_number(metrics['loss'], 4)}  "
+            f"scale {_number(metrics['logit_scale'], 2)}  "
             f"{metrics['samples_per_second']:.0f} samples/s  data wait {metrics['data_wait_fraction']:.0%}  "
             f"{masked}{_duration(seconds)} left"
         )
@@ -51,10 +52,13 @@ class View:
         """The table of results that a run ends with."""
         title = f"{status.name}: {status.state} after {status.step} steps"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
+        for heading in ("step", "evaluation", "score", "value", "chance", "samples", "skipped"):
             table.add_column(heading, justify="left" if heading in ("evaluation", "score") else "right")
+        failed = [result for result in status.evaluations if "failed" in result]
         for result in status.evaluations:
-            for name, value in result["scores"].items():
+            # The main score first; a failed evaluation has none.
+            scores = sorted(result.get("scores", {}).items(), key=lambda item: item[0] != result["main"])
+            for name, value in scores:
                 is_main = name == result["main"]
                 table.add_row(
                     str(result["step"]) if is_main else "",
@@ -63,9 +67,17 @@ class View:
                     f"{value:.4f}",
                     f"{result['chance']:.4f}" if is_main else "",
                     str(result["samples"]) if is_main else "",
+                    str(result["skipped"]) if is_main else "",
                 )
-        if status.evaluations:
+        if table.row_count:
             self.console.print(table)
+        for result in failed:
+            self.console.print(
+                f"evaluation {result['evaluation']} failed: {result['failed']}\nThe same command tries it again.",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         self.console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
 
 
@@ -111,6 +123,10 @@ def _bytes(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def _number(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -127,8 +143,6 @@ def status_table(status: Status) -> Table:
     table.add_row("attempt", f"{status.attempt}, {status.world_size} workers")
     table.add_row("newest checkpoint", status.latest_checkpoint or "none")
     for failure in status.failures:
-        table.add_row(
-            "failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}"
-        )
+        table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}")
     table.add_row("last event", status.message)
     return table

@@ -40,9 +40,7 @@ class _Failure:
     text: str
 
 
-def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120.0
-) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120.0) -> list[Any]:
     """The results of `function(*args)` on `world_size` ranks of a gloo group, by rank.
 
     Raises RanksFailedError. No process outlives the call.
@@ -75,15 +73,11 @@ def run_ranks(
         missing = sorted(set(range(world_size)) - outcomes.keys())
         lines = [f"rank {rank} of {world_size}:\n{failure.text}" for rank, failure in failures.items()]
         lines += [f"rank {rank} of {world_size}: killed, it did not end in time" for rank in missing]
-        raise RanksFailedError(
-            "\n".join(lines), {rank: f.error for rank, f in failures.items() if f.error is not None}
-        )
+        raise RanksFailedError("\n".join(lines), {rank: f.error for rank, f in failures.items() if f.error is not None})
     return [outcomes[rank] for rank in range(world_size)]
 
 
-def _collect(
-    receivers: dict[Any, int], processes: list[Any], outcomes: dict[int, Any], deadline: float
-) -> None:
+def _collect(receivers: dict[Any, int], processes: list[Any], outcomes: dict[int, Any], deadline: float) -> None:
     open_ = set(receivers)
     while open_ and (left := deadline - time.monotonic()) > 0:
         for receiver in wait(list(open_), timeout=left):
@@ -100,9 +94,7 @@ def _collect(
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
 
 
-def _main(
-    sender: Connection, job: bytes, rank: int, world_size: int, store: str, timeout_seconds: float
-) -> None:
+def _main(sender: Connection, job: bytes, rank: int, world_size: int, store: str, timeout_seconds: float) -> None:
     """The program of a rank."""
     # What torchrun would set, and loopback: this machine's name may not resolve.
     os.environ |= {

@@ -19,6 +19,7 @@ Object stores can't append, so a growing record is a series of parts (`PartsWrit
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,6 +121,13 @@ class RunDirectory:
     def evaluation(self, step: int, name: str) -> str:
         """The result of an evaluation of a checkpoint."""
         return join(self.uri, "evaluations", f"step-{step:08d}", f"{name}.json")
+
+
+def committed_steps(storage: Storage, run: RunDirectory) -> list[int]:
+    """Steps of the checkpoints that have a manifest, ascending; whether they are whole is not looked at."""
+    manifest = re.compile(re.escape(run.checkpoints) + r"/step-(\d{8,})/manifest\.json")
+    matches = (manifest.fullmatch(info.uri) for info in storage.list(run.checkpoints))
+    return sorted(int(match.group(1)) for match in matches if match)
 
 
 class PartsWriter:

@@ -64,9 +64,7 @@ def example() -> str:
 def full(example: str) -> dict[str, Any]:
     """The example with all its defaults written out, and an evaluation of each kind."""
     spec = json.loads(loads(example).model_dump_json())
-    spec["evaluations"].append(
-        {"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8}
-    )
+    spec["evaluations"].append({"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8})
     spec["storage"]["s3"] = {"endpoint": "http://minio:9000", "region": "eu-west-1"}
     return spec
 

@@ -91,9 +91,7 @@ def test_endpoints_that_are_right(wrong: Wrong, full: dict[str, Any], endpoint: 
     assert wrong(put(full, "storage.s3.endpoint", endpoint)) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("1e999", "Infinity"), ("-1e999", "-Infinity"), (".nan", '".nan"')]
-)
+@pytest.mark.parametrize(("value", "shown"), [("1e999", "Infinity"), ("-1e999", "-Infinity"), (".nan", '".nan"')])
 def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown: str) -> None:
     (fault,) = wrong(example, f"training.max_grad_norm={value}")
     assert fault.startswith("--set training.max_grad_norm: should be a ")

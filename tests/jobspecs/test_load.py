@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jobspecs.examples
 from jobspecs.errors import SpecError
-from jobspecs.load import load, loads
+from jobspecs.load import dumps, load, loads
 
 EXAMPLES = sorted(Path(jobspecs.examples.__path__[0]).glob("*.yaml"))
 
@@ -56,9 +58,7 @@ def test_not_yaml(wrong: Wrong, example: str) -> None:
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "12"])
 def test_not_a_mapping(wrong: Wrong, text: str) -> None:
-    assert wrong(text) == [
-        "job.yaml:1: a spec is a mapping of `key: value` lines\n    See jobspecs/examples."
-    ]
+    assert wrong(text) == ["job.yaml:1: a spec is a mapping of `key: value` lines\n    See jobspecs/examples."]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"])
@@ -183,3 +183,18 @@ def test_the_language_needs_none_of_the_machinery() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_what_is_written_down_reads_back_equal(path: Path) -> None:
+    assert loads(dumps(load(path))) == load(path)
+
+
+@given(st.text(min_size=1), st.sampled_from(["1e3", "0x1f", "true", "null", "2001-01-01", "~", "1_000", "="]))
+def test_text_that_looks_like_something_else_reads_back_as_text(region: str, class_name: str) -> None:
+    spec = load(EXAMPLES[0])
+    evaluation = spec.evaluations[0].model_copy(update={"class_names": [class_name, "other"]})
+    s3 = spec.storage.s3.model_copy(update={"region": region})
+    storage = spec.storage.model_copy(update={"s3": s3})
+    odd = spec.model_copy(update={"name": "1e3", "storage": storage, "evaluations": [evaluation]})
+    assert loads(dumps(odd)) == odd

@@ -33,9 +33,7 @@ STYLES: dict[str, Callable[[Any], str]] = {
 def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """All values in `value`, those in lists and mappings too."""
     yield path, value
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield from nodes(child, (*path, key))
 

@@ -200,9 +200,7 @@ def test_nested_beyond_the_parser() -> None:
     assert refusal("[" * 1000) == "f: nested too deeply\n    A spec is a few levels deep."
 
 
-PIECES = st.sampled_from(
-    [*"{}[]:,-?|>&*!#%@`'\"\t\n .~=\0é", "a", "1", "a: ", "\n- ", "\n  ", "&a ", "*a", "<<: *a"]
-)
+PIECES = st.sampled_from([*"{}[]:,-?|>&*!#%@`'\"\t\n .~=\0é", "a", "1", "a: ", "\n- ", "\n  ", "&a ", "*a", "<<: *a"])
 
 
 @settings(max_examples=300, deadline=None)

@@ -49,6 +49,17 @@ BAD = {
         {},
         ["nowhere/*.tar matches nothing", "Check the folder"],
     ),
+    "a run directory that can't be written": (
+        ("storage.root=/proc/nowhere",),
+        {},
+        ["the run directory can't be used", "/proc/nowhere", "Check the path"],
+    ),
+    "a cluster that is not there": (
+        (),
+        {"RAY_ADDRESS": "127.0.0.1:9"},
+        ["there is no Ray cluster at RAY_ADDRESS=127.0.0.1:9"],
+    ),
+    "GPUs that are not there": (("cluster.gpus_per_worker=1",), {}, ["2 workers need 2 GPUs, the cluster has 0"]),
     "more workers than lanes": (("cluster.workers=17",), {}, ["17", "16 lanes", "data.lanes"]),
     "unreachable endpoint": (
         (*S3_DATA, "storage.s3.endpoint=http://127.0.0.1:9"),
@@ -78,9 +89,7 @@ def test_a_bad_spec_starts_nothing_and_says_what_to_do(case: str, digits: Path, 
 
 def test_a_spec_with_faults_names_file_and_line(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
-    spec.write_text(
-        EXAMPLE.read_text().replace("global_batch: 128", "global_batch: -1").replace("seed:", "sed:")
-    )
+    spec.write_text(EXAMPLE.read_text().replace("global_batch: 128", "global_batch: -1").replace("seed:", "sed:"))
     answer = tandem("validate", str(spec))
     assert answer.returncode == 2
     lines = spec.read_text().splitlines()

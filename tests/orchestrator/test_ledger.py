@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from jobspecs.errors import UsageError
 from jobspecs.storage import S3
-from orchestrator.ledger import STALE_SECONDS, Driver, Heartbeat, Ledger
+from orchestrator.lease import STALE_SECONDS, Driver, Lease, live_driver, this_driver
+from orchestrator.ledger import Ledger
 from workers.data.order import Layout
 from workers.run import PartsWriter, RunDirectory, RunPlan
 from workers.storage import Storage
@@ -42,7 +41,7 @@ def drive(ledger: Ledger, driver: Driver) -> None:
 
 
 def me(seconds_ago: float = 0.0) -> Driver:
-    return Driver(socket.gethostname(), os.getpid(), time.time() - seconds_ago)
+    return replace(this_driver(), time=time.time() - seconds_ago)
 
 
 def dead_pid() -> int:
@@ -80,7 +79,7 @@ def test_status_of_a_run_under_way(ledger: Ledger) -> None:
     ledger.event("attempt_started", "attempt 2", attempt=2, step=0, world_size=3)
     ledger.storage.write(f"{ledger.run.checkpoint(2)}/manifest.json", b"{}")
     status = ledger.status()
-    assert (status.state, status.attempt, status.step, status.world_size) == ("running", 2, 3, 3)
+    assert (status.state, status.attempt, status.step, status.world_size) == ("running", 2, 2, 3)
     assert status.failures == [{"attempt": 1, "step": 3, "cause": "rank 0: OSError"}]
     assert status.latest_checkpoint == ledger.run.checkpoint(2)
     assert status.message == "attempt 2"
@@ -110,25 +109,63 @@ def test_events_of_several_drivers_stand_in_order(ledger: Ledger) -> None:
     assert [event["message"] for event in ledger.events()] == ["one", "three", "two"]
 
 
-@pytest.mark.parametrize("driver", ["dead", "stale"])
-def test_a_run_whose_driver_is_gone_is_lost_and_may_be_driven(ledger: Ledger, driver: str) -> None:
-    gone = (
-        Driver(socket.gethostname(), dead_pid(), time.time()) if driver == "dead" else me(STALE_SECONDS + 1)
-    )
-    drive(ledger, gone)
+def dead() -> Driver:
+    return replace(this_driver(), pid=dead_pid())
+
+
+def born_again() -> Driver:
+    """A driver of this process's number, as in a container that was restarted."""
+    return replace(this_driver(), created=1.0)
+
+
+GONE = {"dead": dead, "stale": lambda: me(STALE_SECONDS + 1), "born again": born_again}
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_a_run_whose_driver_is_gone_is_lost_and_may_be_driven(ledger: Ledger, case: str) -> None:
+    drive(ledger, GONE[case]())
     ledger.event("run_started", "started")
     assert ledger.status().state == "lost"
-    heartbeat = Heartbeat(ledger.storage, ledger.run)
-    heartbeat.start()
+    lease = Lease(ledger.storage, ledger.run)
+    lease.take()
     assert ledger.status().state == "running"
-    heartbeat.stop()
+    lease.give_back()
+    assert live_driver(ledger.storage, ledger.run) is None
 
 
-@pytest.mark.parametrize("host", ["here", "elsewhere"])
-def test_a_run_has_one_driver(ledger: Ledger, host: str) -> None:
-    drive(ledger, me() if host == "here" else Driver("elsewhere", dead_pid(), time.time()))
+@pytest.mark.parametrize("case", ["here", "elsewhere"])
+def test_a_run_has_one_driver(ledger: Ledger, case: str) -> None:
+    drive(ledger, me() if case == "here" else replace(dead(), host="elsewhere"))
     with pytest.raises(UsageError, match="job is being run already, by process"):
-        Heartbeat(ledger.storage, ledger.run).start()
+        Lease(ledger.storage, ledger.run).take()
+
+
+def test_of_drivers_that_come_at_once_one_wins(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have looked before either writes."""
+    first, second = Lease(ledger.storage, ledger.run), Lease(ledger.storage, ledger.run)
+    monkeypatch.setattr("orchestrator.lease.live_driver", lambda storage, run: None)
+    monkeypatch.setattr(Storage, "delete", lambda storage, uri: None)
+    first.take()
+    with pytest.raises(UsageError, match="is being run already"):
+        second.take()
+    monkeypatch.undo()
+    first.give_back()
+
+
+def test_a_driver_that_lost_its_run_notices_and_leaves_the_other_alone(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_SECONDS", 0.01)
+    lease = Lease(ledger.storage, ledger.run)
+    lease.take()
+    other = me()
+    drive(ledger, other)
+    deadline = time.monotonic() + 10
+    while not lease.lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert lease.lost
+    lease.give_back()
+    assert live_driver(ledger.storage, ledger.run) == other
 
 
 def test_no_run_here(tmp_path: Path) -> None:

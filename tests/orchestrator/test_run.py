@@ -15,7 +15,6 @@ import pytest
 from jobspecs.errors import JobFailedError, UsageError
 from jobspecs.storage import S3
 from orchestrator.driver import Interrupt
-from orchestrator.ledger import committed_steps
 from orchestrator.prepare import prepare
 from tests.orchestrator.command import (
     assert_same_experiment,
@@ -27,6 +26,7 @@ from tests.orchestrator.command import (
     tandem,
 )
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
+from workers.run import committed_steps
 from workers.storage import Storage
 
 pytestmark = pytest.mark.ray
@@ -51,9 +51,7 @@ def undisturbed(ray_cluster: None, digits: Path, tmp_path_factory: pytest.TempPa
     return metrics_of(root, "digits-clip")
 
 
-def test_the_digits_job_is_the_same_on_1_2_and_3_workers(
-    ray_cluster: None, digits: Path, tmp_path: Path
-) -> None:
+def test_the_digits_job_is_the_same_on_1_2_and_3_workers(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
     """50 steps of the example in fp32: equal digests, and losses equal within 1e-4."""
     runs = {}
     for workers in (1, 2, 3):
@@ -93,9 +91,7 @@ def test_a_killed_process_tree_goes_on_from_its_last_commit(
     assert len([event for event in ledger.events() if event["event"] == "attempt_started"]) == 2
 
 
-def test_a_killed_worker_ends_with_the_same_result(
-    undisturbed: list[dict], digits: Path, tmp_path: Path
-) -> None:
+def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digits: Path, tmp_path: Path) -> None:
     spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0")
     ledger = ledger_of(tmp_path, "digits-clip")
 
@@ -147,11 +143,12 @@ def test_another_number_of_workers_goes_on_with_the_same_experiment(
     assert_same_experiment(undisturbed, metrics, tolerance=1e-4)
 
 
-def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_exits_with_130(number: signal.Signals, digits: Path, tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "digits-clip")
     process = start_tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG)))
     wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 130, output
@@ -168,11 +165,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     ledger = ledger_of(tmp_path, "digits-clip")
     before = list(ledger.metrics())
     storage, run = ledger.storage, ledger.run
-    damaged = f"{run.checkpoint(12)}/model-00000.safetensors"
+    damaged = f"{run.checkpoint(12)}/model-a00001-00000.safetensors"
     content = bytearray(storage.read(damaged))
     content[-1] ^= 1
     storage.write(damaged, bytes(content))
-    storage.delete(f"{run.checkpoint(8)}/optimizer-00001.safetensors")
+    storage.delete(f"{run.checkpoint(8)}/optimizer-a00001-00001.safetensors")
     ledger.event("run_interrupted", "as if it had not been finished: a finished run is left alone")
 
     status = drive(digits_spec(digits, tmp_path, *more, "training.steps=12", "checkpoint.keep_last=5"))
@@ -184,11 +181,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     assert "is missing" in rejected[1]["reason"]
     assert [event["step"] for event in ledger.events() if event["event"] == "attempt_started"] == [0, 4]
     assert_same_experiment(before, list(ledger.metrics()), tolerance=1e-4)
+    assert committed_steps(storage, run) == [4, 8, 12]
 
 
-def test_tars_and_run_directory_on_s3(
-    ray_cluster: None, s3_server: str, digits: Path, tmp_path: Path
-) -> None:
+def test_tars_and_run_directory_on_s3(ray_cluster: None, s3_server: str, digits: Path, tmp_path: Path) -> None:
     """The same job from S3 and into S3 is the same experiment as from disk."""
     more = (*TINY, "training.steps=12", "checkpoint.every_steps=5")
     drive(digits_spec(digits, tmp_path, *more))
@@ -200,9 +196,7 @@ def test_tars_and_run_directory_on_s3(
     for path in digits.rglob("*.*"):
         storage.write(f"s3://tandem-run/digits/{path.relative_to(digits)}", path.read_bytes())
 
-    spec = digits_spec(
-        "s3://tandem-run/digits", "s3://tandem-run/runs", *more, f"storage.s3.endpoint={s3_server}"
-    )
+    spec = digits_spec("s3://tandem-run/digits", "s3://tandem-run/runs", *more, f"storage.s3.endpoint={s3_server}")
     status = drive(spec)
 
     assert status.state == "succeeded"
@@ -237,9 +231,7 @@ def test_a_job_whose_attempts_all_fail_says_why_and_what_is_kept(
     assert [failure["attempt"] for failure in status.failures] == [1, 2]
 
 
-def test_another_experiment_under_the_same_name_is_refused(
-    ray_cluster: None, digits: Path, tmp_path: Path
-) -> None:
+def test_another_experiment_under_the_same_name_is_refused(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
     more = (*TINY, "training.steps=2", "evaluations=[]")
     drive(digits_spec(digits, tmp_path, *more))
     with pytest.raises(UsageError, match=r"training\.optimizer\.learning_rate: 0\.\d+ -> 0\.5"):
@@ -254,11 +246,16 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     events = ledger_of(tmp_path, "digits-clip").events()
     failed = [event for event in events if event["event"] == "evaluation_failed"]
     assert "has no field 'nothing'" in failed[0]["reason"]
+    (evaluation,) = ledger_of(tmp_path, "digits-clip").status().evaluations
+    assert evaluation == {"evaluation": "held-out-digits", "failed": failed[0]["reason"]}
+
+    # Mended, it is done again; the training is not.
+    mended = drive(digits_spec(digits, tmp_path, *TINY, "training.steps=2"))
+    assert [result["main"] for result in mended.evaluations] == ["acc@1"]
+    assert mended.attempt == 1
 
 
-def test_run_joins_the_cluster_that_ray_address_names(
-    ray_cluster: None, digits: Path, tmp_path: Path
-) -> None:
+def test_run_joins_the_cluster_that_ray_address_names(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address

@@ -70,15 +70,9 @@ def expand(urls: list[str], storage: Storage) -> list[str]:
     for url in urls:
         for pattern in _braces(url):
             shards += _listed(pattern, storage) if "*" in pattern else [absolute(pattern)]
-    twice = (
-        sorted({shard for shard in shards if shards.count(shard) > 1})
-        if len(set(shards)) < len(shards)
-        else []
-    )
+    twice = sorted({shard for shard in shards if shards.count(shard) > 1}) if len(set(shards)) < len(shards) else []
     if twice:
-        raise DataError(
-            f"shards named twice: {_some(twice)}. Each would be seen twice a pass; name each once."
-        )
+        raise DataError(f"shards named twice: {_some(twice)}. Each would be seen twice a pass; name each once.")
     return shards
 
 
@@ -98,9 +92,7 @@ def stat_shards(shards: list[str], storage: Storage) -> list[ObjectInfo]:
         )
     empty = [info.uri for info in infos if info.size == 0]
     if empty:
-        raise DataError(
-            f"shards without a byte: {_some(empty)}. Write them again or take them out of the urls."
-        )
+        raise DataError(f"shards without a byte: {_some(empty)}. Write them again or take them out of the urls.")
     return infos
 
 
@@ -134,9 +126,7 @@ def scan_count(shard: str, storage: Storage) -> int:
     count = 0
     for sample in read_samples(storage, shard, columns=frozenset()):
         if sample.fault is not None:
-            raise DataError(
-                f"{shard}: {sample.fault} after {count} samples. Write the tar again or take it out."
-            )
+            raise DataError(f"{shard}: {sample.fault} after {count} samples. Write the tar again or take it out.")
         count += 1
     size = storage.stat(shard).size
     with storage.open(shard, max(0, size - _BLOCK_BYTES)) as end:
@@ -163,9 +153,7 @@ def _braces(url: str) -> Iterator[str]:
     else:
         parts = re.split(r",(?![^{]*\})", inside)  # at no comma of an inner pair
         if len(parts) == 1:
-            raise DataError(
-                f"{url}: {{{inside}}} is neither a count like {{000..041}} nor a list like {{a,b}}."
-            )
+            raise DataError(f"{url}: {{{inside}}} is neither a count like {{000..041}} nor a list like {{a,b}}.")
     for part in parts:
         yield from _braces(before + part + after)
 
@@ -173,13 +161,9 @@ def _braces(url: str) -> Iterator[str]:
 def _listed(pattern: str, storage: Storage) -> list[str]:
     folder, _, name = absolute(pattern).rpartition("/")
     if "*" in folder:
-        raise DataError(
-            f"{pattern}: * may stand in the file name only. Name the folders in the list of urls."
-        )
+        raise DataError(f"{pattern}: * may stand in the file name only. Name the folders in the list of urls.")
     wanted = re.compile("[^/]*".join(map(re.escape, name.split("*"))))
-    found = [
-        info.uri for info in storage.list(folder) if wanted.fullmatch(info.uri.removeprefix(f"{folder}/"))
-    ]
+    found = [info.uri for info in storage.list(folder) if wanted.fullmatch(info.uri.removeprefix(f"{folder}/"))]
     if not found:
         raise DataError(f"{pattern} matches nothing. Check the folder and the ending.")
     return found

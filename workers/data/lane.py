@@ -70,9 +70,7 @@ class Lane:
                 _Placed(sample, pass_, segment.shard, place)
                 for segment in layout.segments
                 for place, sample in enumerate(
-                    read_samples(
-                        self._storage, self._index.uris[segment.shard], columns, segment.start, segment.stop
-                    ),
+                    read_samples(self._storage, self._index.uris[segment.shard], columns, segment.start, segment.stop),
                     start=segment.start,
                 )
             ]

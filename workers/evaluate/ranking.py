@@ -34,9 +34,7 @@ def expected_hits(
     return np.stack([1 - _only_negatives(tied, tied_positive, k - above) for k in ks], axis=1)
 
 
-def _only_negatives(
-    t: NDArray[np.int64], p: NDArray[np.int64], places: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _only_negatives(t: NDArray[np.int64], p: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
     """C(t, j) / C(t + p, j) for j = places, as the product of (t - i) / (t + p - i) over i < j."""
     result = np.ones(len(t))
     for i in range(max(0, int(places.max(initial=0)))):

@@ -28,6 +28,8 @@ class Result:
     evaluation: str
     """Its name in the spec."""
     kind: str
+    spec_hash: str
+    """`evaluation_hash` of the section that it was done for."""
     step: int
     """Optimizer steps behind the checkpoint."""
     checkpoint: str

@@ -26,9 +26,7 @@ def zero_shot(spec: ZeroShot, encoder: Encoder) -> Scores:
     images = encoder.images(spec.data.urls, spec.label_column, spec.batch)
     labels = np.array([_label(spec, column) for column in images.column])
     if not len(labels):
-        raise DataError(
-            f"evaluation {spec.name!r}: not one image of {', '.join(spec.data.urls)} could be scored."
-        )
+        raise DataError(f"evaluation {spec.name!r}: not one image of {', '.join(spec.data.urls)} could be scored.")
     classes = class_embeddings(spec, encoder)
     return Scores(
         main="acc@1",
@@ -68,7 +66,6 @@ def _label(spec: ZeroShot, column: bytes) -> int:
         ) from error
     if not isinstance(label, int) or not 0 <= label < len(spec.class_names):
         raise DataError(
-            f"evaluation {spec.name!r}: label {label!r} is not the index of one of "
-            f"{len(spec.class_names)} class_names."
+            f"evaluation {spec.name!r}: label {label!r} is not the index of one of {len(spec.class_names)} class_names."
         )
     return label

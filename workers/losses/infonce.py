@@ -84,9 +84,7 @@ class _InfoNCE(Function):
             S_mc = scale * (A @ G_Bd[tile].T)
             S_rows = S_mc.masked_fill(~valid_B[tile], lowest)
             new_max = torch.maximum(row_max, S_rows.amax(1))
-            row_sum = row_sum * (row_max - new_max).exp() + (
-                (S_rows - new_max[:, None]).exp() * valid_B[tile]
-            ).sum(1)
+            row_sum = row_sum * (row_max - new_max).exp() + ((S_rows - new_max[:, None]).exp() * valid_B[tile]).sum(1)
             row_max = new_max
             S_cols = S_mc.masked_fill_(~valid[:, None], lowest)
             col_max[tile] = S_cols.amax(0)

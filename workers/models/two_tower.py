@@ -33,9 +33,7 @@ class TwoTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, image_tower: nn.Module, text_tower: nn.Module, image: Image, objective: Objective
-    ) -> None:
+    def __init__(self, image_tower: nn.Module, text_tower: nn.Module, image: Image, objective: Objective) -> None:
         super().__init__()
         self.image_tower = image_tower
         self.text_tower = text_tower
@@ -52,9 +50,7 @@ class TwoTower(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Integers (m, T) -> (m, d), L2-normalised, fp32."""
-        embeds = self.text_tower(
-            input_ids=tokens.long(), attention_mask=(tokens != PADDING).long()
-        ).text_embeds
+        embeds = self.text_tower(input_ids=tokens.long(), attention_mask=(tokens != PADDING).long()).text_embeds
         return _normalised(embeds)
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> Features:

@@ -43,8 +43,7 @@ def translated(verb: str, uri: str, endpoint: str | None = None) -> Iterator[Non
 def already_exists(uri: str) -> AlreadyExistsError:
     """What a conditional write raises that finds an object."""
     return AlreadyExistsError(
-        f"cannot create {uri}: there is an object already. Another writer was first, or it is left "
-        "from an earlier run"
+        f"cannot create {uri}: there is an object already. Another writer was first, or it is left from an earlier run"
     )
 
 
@@ -64,9 +63,7 @@ def _os_error(error: OSError, verb: str, uri: str) -> StorageError:
         kind = NotFoundError if verb in ("look up", "read") else StorageError
         return kind(f"{failed}: a file stands where a folder should, or the reverse{place}. Check the path")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return AccessDeniedError(
-            f"{failed}: {error.strerror}{place}. Check the permissions of the file and its folder"
-        )
+        return AccessDeniedError(f"{failed}: {error.strerror}{place}. Check the permissions of the file and its folder")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"{failed}: {error.strerror}{place}. Free some space or choose another folder")
     return StorageError(f"{failed}: {error.strerror or error}{place}. Check the disk and its mount")
@@ -99,15 +96,12 @@ def _s3_error(error: Exception, verb: str, uri: str, endpoint: str) -> TandemErr
     if isinstance(error, boto.ClientError):
         code, status = error.response.get("Error", {}).get("Code", "?"), http_status(error)
         if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
-            return NotFoundError(
-                f"{failed}: there is no bucket {bucket!r} at {endpoint}. Create it or correct the URI"
-            )
+            return NotFoundError(f"{failed}: there is no bucket {bucket!r} at {endpoint}. Create it or correct the URI")
         if status == 404:
             return NotFoundError(f"{failed}: there is no such object. Check the URI")
         if status == 412:
             return DataError(
-                f"{failed}: the object was changed or replaced while it was read. "
-                "Write new data under new names"
+                f"{failed}: the object was changed or replaced while it was read. Write new data under new names"
             )
         if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
             return AccessDeniedError(

@@ -28,9 +28,7 @@ def connect(s3: S3) -> Any:
             s3={"addressing_style": "path"},
         )
         config = config.merge(compatible)
-    client = boto3.session.Session().client(
-        "s3", endpoint_url=s3.endpoint, region_name=s3.region, config=config
-    )
+    client = boto3.session.Session().client("s3", endpoint_url=s3.endpoint, region_name=s3.region, config=config)
     client.meta.events.register_first("needs-retry.s3", _FirstContact())
     return client
 
@@ -45,9 +43,7 @@ class _FirstContact:
     def __init__(self) -> None:
         self._answered = False
 
-    def __call__(
-        self, response: object, attempts: int, caught_exception: Exception | None, **_: object
-    ) -> None:
+    def __call__(self, response: object, attempts: int, caught_exception: Exception | None, **_: object) -> None:
         from botocore.exceptions import ConnectionError as NoConnectionError
 
         self._answered = self._answered or response is not None

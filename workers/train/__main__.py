@@ -19,8 +19,8 @@ from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from jobspecs.storage import S3
 from workers.data.index import Index
-from workers.run import RunDirectory, RunPlan
-from workers.storage import Storage, absolute, basename
+from workers.run import RunDirectory, RunPlan, committed_steps, read_parts
+from workers.storage import Storage, absolute
 from workers.train.loop import TrainTask, train
 
 
@@ -31,19 +31,16 @@ def main(run: str) -> None:
     spec: JobSpec = loads(storage.read(directory.spec).decode(), directory.spec)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(
-        spec.cluster.backend, timeout=timedelta(seconds=spec.cluster.collective_timeout_seconds)
-    )
-    manifests = [
-        info.uri for info in storage.list(directory.checkpoints) if basename(info.uri) == "manifest.json"
-    ]
+    dist.init_process_group(spec.cluster.backend, timeout=timedelta(seconds=spec.cluster.collective_timeout_seconds))
+    commits = committed_steps(storage, directory)
+    attempts = [record["attempt"] for record in read_parts(storage, directory.metrics)]
     task = TrainTask(
         spec=spec,
         plan=RunPlan.from_json(storage.read(directory.plan)),
         index=Index.from_json(storage.read(directory.index(spec.data.sources[0].name))),
         run=directory,
-        attempt=1,
-        resume_from=max(manifests).rpartition("/")[0] if manifests else None,
+        attempt=max(attempts, default=0) + 1,
+        resume_from=directory.checkpoint(commits[-1]) if commits else None,
     )
     train(task)
     dist.destroy_process_group()

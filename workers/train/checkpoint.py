@@ -1,9 +1,11 @@
 """Checkpoint files: the whole state by parameter name, as safetensors, and the manifest that commits them.
 
     checkpoints/step-00000100/
-        model-00000.safetensors …       parameters and buffers, fp32
-        optimizer-00000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
-        manifest.json                   written last: there is no checkpoint without it
+        model-a00001-00000.safetensors …       parameters and buffers, fp32
+        optimizer-a00001-00000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
+        manifest.json                          written last: there is no checkpoint without it
+
+The attempt is in the names: what a dead attempt left, or a late one still writes, is never another's.
 
 Parameters are spread over the ranks for writing only. Nothing in the files depends on how many ranks
 wrote them or under which ZeRO stage, and nothing is pickled.
@@ -29,6 +31,10 @@ FORMAT = 1
 
 class CheckpointError(TandemError):
     """A checkpoint is incomplete, damaged, or of another model."""
+
+
+class UnknownFormatError(TandemError):
+    """A checkpoint of another version of Tandem: not damaged, so nothing may take its place."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """The inverse of `to_json`. Raises CheckpointError."""
+        """The inverse of `to_json`. Raises CheckpointError, UnknownFormatError."""
         try:
             fields = json.loads(data)
             if fields["format"] != FORMAT:
-                raise CheckpointError(f"checkpoint format {fields['format']}, this version reads {FORMAT}")
+                raise UnknownFormatError(
+                    f"checkpoint format {fields['format']} is not that of this version, {FORMAT}. Go on with the "
+                    "version of Tandem that wrote it, or give the job another name."
+                )
             return cls(**{**fields, "files": tuple(File(**file) for file in fields["files"])})
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"its manifest can't be read: {error}") from error
@@ -79,6 +88,13 @@ def read_manifest(storage: Storage, uri: str) -> Manifest:
         return Manifest.from_json(storage.read(join(uri, "manifest.json")))
     except NotFoundError as error:
         raise CheckpointError("it has no manifest: it was never committed") from error
+
+
+def withdraw(storage: Storage, uri: str) -> None:
+    """Takes back the commit of a checkpoint that is no good; its manifest stays under another name."""
+    manifest = join(uri, "manifest.json")
+    storage.write(join(uri, "manifest.rejected.json"), storage.read(manifest))
+    storage.delete(manifest)
 
 
 def verify(storage: Storage, uri: str) -> Manifest:
@@ -102,9 +118,6 @@ def save(
 ) -> Manifest:
     """Writes a checkpoint from all ranks and commits it. Raises StorageError on a rank that can't write."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        # Leftovers of a dead attempt must not pass for this one's.
-        storage.delete(join(uri, "manifest.json"))
     owner = _owners(engine.module, world_size)
     model: dict[str, Tensor] = {}
     optimizer: dict[str, Tensor] = {}
@@ -116,9 +129,8 @@ def save(
     if rank == 0:
         model |= {name: _on_host(engine.module.state_dict()[name]) for name in sorted(untrained)}
 
-    dist.barrier()
     files = [
-        _write_file(storage, uri, f"{kind}-{rank:05d}.safetensors", tensors)
+        _write_file(storage, uri, f"{kind}-a{attempt:05d}-{rank:05d}.safetensors", tensors)
         for kind, tensors in (("model", model), ("optimizer", optimizer))
         if tensors
     ]
@@ -148,9 +160,7 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
     for name in trained:
         if any(f"{key}.{name}" not in optimizer for key in MOMENTS):
             raise CheckpointError(f"{uri} has no optimizer state of {name}")
-    states = (
-        State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in trained
-    )
+    states = (State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in trained)
     engine.load_state(states, manifest.step)
     return manifest
 

@@ -67,11 +67,7 @@ def train(task: TrainTask) -> Outcome:
     """
     spec, plan, run = task.spec, task.plan, task.run
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    device = (
-        torch.device("cuda", torch.cuda.current_device())
-        if spec.cluster.gpus_per_worker
-        else torch.device("cpu")
-    )
+    device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     storage = Storage(spec.storage.s3)
     start = 0 if task.resume_from is None else checkpoint.read_manifest(storage, task.resume_from).step
     loader = Loader(
@@ -89,11 +85,7 @@ def train(task: TrainTask) -> Outcome:
     with loader, watch if rank == 0 else contextlib.nullcontext():
         model = build(spec.model, spec.data, spec.objective, spec.seed)
         engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
-        masked = (
-            0
-            if task.resume_from is None
-            else checkpoint.load(storage, task.resume_from, engine).masked_samples
-        )
+        masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
         step = start
         for wait_seconds, batch in _timed(loader):
@@ -151,9 +143,7 @@ def _timed(batches: Iterable[RankBatch]) -> Iterator[tuple[float, RankBatch]]:
         yield time.monotonic() - began, batch
 
 
-def _update(
-    engine: Engine, batch: RankBatch, rate: float, device: torch.device
-) -> tuple[float, float, float]:
+def _update(engine: Engine, batch: RankBatch, rate: float, device: torch.device) -> tuple[float, float, float]:
     """One optimizer step. Returns the loss of the global batch, the logit scale and the gradient's norm."""
     pixels = torch.from_numpy(batch.rows.images).to(device)
     tokens = torch.from_numpy(batch.rows.tokens).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -43,6 +44,11 @@ class StepMetrics:
     """Unix time."""
 
 
+def _json(value: float | int | str) -> float | int | str | None:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Recorder:
     """Buffers records and writes them out about once a second."""
 
@@ -56,7 +62,7 @@ class Recorder:
     def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
         """Records a step; `metrics` are written by rank 0 alone."""
         if self._metrics:
-            self._metrics.append(asdict(metrics))
+            self._metrics.append({name: _json(value) for name, value in asdict(metrics).items()})
         for sample in bad:
             self.causes[sample.cause] += 1
             self._bad.append({"step": metrics.step, **asdict(sample)})

@@ -32,9 +32,7 @@ def encoded(picture: Pillow.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def shown(
-    data: bytes, size: int = 32, key: tuple[int | str, ...] | None = None, **image: Any
-) -> NDArray[Any]:
+def shown(data: bytes, size: int = 32, key: tuple[int | str, ...] | None = None, **image: Any) -> NDArray[Any]:
     array = image_array(data, Image(size=size, **image), key)
     assert array.shape == (size, size, 3)
     assert array.dtype == np.uint8
@@ -238,9 +236,7 @@ def test_undecodable(data: bytes) -> None:
         shown(data)
 
 
-@pytest.mark.parametrize(
-    "data", [jpeg_of_size(60_000, 60_000), png_of_size(60_000, 60_000)], ids=["jpeg", "png"]
-)
+@pytest.mark.parametrize("data", [jpeg_of_size(60_000, 60_000), png_of_size(60_000, 60_000)], ids=["jpeg", "png"])
 def test_decompression_bombs_are_not_decoded(data: bytes) -> None:
     with pytest.raises(UndecodableError, match=r"60000x60000 pixels|3600000000 pixels"):
         shown(data)

@@ -72,9 +72,7 @@ def test_digits_has_the_layout_of_img2dataset(digits: DemoSummary) -> None:
     for split in digits.splits:
         for path in split.directory.glob("*.tar"):
             samples = read_shard(path)
-            assert [s["key"].decode() for s in samples] == [
-                f"{path.stem}{n:04d}" for n in range(len(samples))
-            ]
+            assert [s["key"].decode() for s in samples] == [f"{path.stem}{n:04d}" for n in range(len(samples))]
             assert all(sample.keys() == {"key", "jpg", "txt", "json"} for sample in samples)
             stats = json.loads(path.with_name(f"{path.stem}_stats.json").read_text())
             assert stats["count"] == stats["successes"] == len(samples)
@@ -210,9 +208,7 @@ def test_files_of_others_are_refused_and_kept(tmp_path: Path, stray: str) -> Non
     path = tmp_path / stray
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"precious")
-    with pytest.raises(
-        UsageError, match=r"not of the demo 'tiny' with seed 0: .*Nothing was written"
-    ) as error:
+    with pytest.raises(UsageError, match=r"not of the demo 'tiny' with seed 0: .*Nothing was written") as error:
         write_demo("tiny", tmp_path)
     assert stray in str(error.value)
     assert contents(tmp_path) == {stray: b"precious"}

@@ -175,9 +175,7 @@ def test_broken_sidecar(tmp_path: Path, content: bytes, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_scan_counts_samples_not_members(
-    tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]
-) -> None:
+def test_scan_counts_samples_not_members(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
     index = write_source(tmp_path, [3, 1, 5])
     assert [scan_count(uri, STORAGE) for uri in index.uris] == [3, 1, 5]
 

@@ -138,9 +138,7 @@ def test_what_can_not_be_used_is_masked_and_named(
     assert set(rows.ids.tolist()) == expected
 
 
-def test_rows_go_where_they_are_told(
-    tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]
-) -> None:
+def test_rows_go_where_they_are_told(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
     index = write_source(tmp_path, [COUNT])
     alone, _ = filled(index)
     rows = Rows.empty(COUNT + 5, DATA)
@@ -166,15 +164,11 @@ def test_a_window_is_read_once(tmp_path: Path, write_source: Callable[[Path, Seq
         lane.fill(step, Rows.empty(2, DATA), 0)
         reads.append(len(opened))
     # Four steps a window; the window in which the ring closes reads the shard twice.
-    assert [reads[step] == reads[step - 1] for step in range(1, 12)] == [
-        step % 4 != 0 for step in range(1, 12)
-    ]
+    assert [reads[step] == reads[step - 1] for step in range(1, 12)] == [step % 4 != 0 for step in range(1, 12)]
     assert reads[-1] in (3, 4)
 
 
-def test_a_missing_shard_is_an_error(
-    tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]
-) -> None:
+def test_a_missing_shard_is_an_error(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
     index = replace(write_source(tmp_path, [COUNT]), uris=("file:///nowhere/x.tar",))
     with pytest.raises(StorageError, match=r"file:///nowhere/x\.tar"):
         filled(index)

@@ -86,8 +86,7 @@ def joined(shares: Sequence[RankBatch], world_size: int) -> RankBatch:
 def global_batches(index: Index, processes: int, world_size: int, first_step: int = 0) -> list[RankBatch]:
     with contextlib.ExitStack() as stack:
         ranks = [
-            stack.enter_context(loader(index, processes, rank, world_size, first_step))
-            for rank in range(world_size)
+            stack.enter_context(loader(index, processes, rank, world_size, first_step)) for rank in range(world_size)
         ]
         return [joined(shares, world_size) for shares in zip(*ranks, strict=True)]
 
@@ -108,9 +107,7 @@ CUT = 8
 
 
 @pytest.fixture(scope="module")
-def source(
-    tmp_path_factory: pytest.TempPathFactory, write_source: Callable[[Path, Sequence[int]], Index]
-) -> Index:
+def source(tmp_path_factory: pytest.TempPathFactory, write_source: Callable[[Path, Sequence[int]], Index]) -> Index:
     """Shards of which one is cut in the text of a sample: from there on it gives nothing."""
     index = write_source(tmp_path_factory.mktemp("source"), COUNTS)
     path = Path(index.uris[DAMAGED].removeprefix("file://"))
@@ -224,9 +221,7 @@ def test_a_killed_process_is_reported_with_its_signal(source: Index) -> None:
                 pass
 
 
-def test_a_process_that_fails_is_reported_with_its_exit_code(
-    source: Index, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_that_fails_is_reported_with_its_exit_code(source: Index, capfd: pytest.CaptureFixture[str]) -> None:
     broken = replace(source, sizes=(0,), etags=("",), uris=source.uris[:1], samples=(0,))
     with (
         loader(broken, processes=1, rank=0, world_size=1) as batches,

@@ -64,9 +64,7 @@ TAR = packed(
 )
 
 
-def read(
-    content: bytes, start: int = 0, stop: int | None = COUNT, columns: frozenset[str] = COLUMNS
-) -> list[Sample]:
+def read(content: bytes, start: int = 0, stop: int | None = COUNT, columns: frozenset[str] = COLUMNS) -> list[Sample]:
     return list(read_samples(InMemory(content), URI, columns, start, stop))
 
 
@@ -80,9 +78,7 @@ def overwritten(at: int, junk: bytes) -> Callable[[bytes], bytes]:
 
 def test_the_tar_of_these_tests_is_laid_out_as_they_say() -> None:
     with tarfile.open(fileobj=io.BytesIO(TAR)) as tar:
-        assert [m.offset for m in tar] == [
-            place * SAMPLE + at for place in range(COUNT) for at in (0, TXT_HEADER)
-        ]
+        assert [m.offset for m in tar] == [place * SAMPLE + at for place in range(COUNT) for at in (0, TXT_HEADER)]
 
 
 def test_a_whole_tar() -> None:

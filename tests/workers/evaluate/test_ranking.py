@@ -18,9 +18,7 @@ from workers.evaluate.zero_shot import accuracies
 def hits_over_all_orders(scores: list[float], positive: list[bool], k: int) -> float:
     """The share of the orders with descending scores that have a positive among the first k."""
     orders = [
-        order
-        for order in permutations(range(len(scores)))
-        if all(scores[a] >= scores[b] for a, b in pairwise(order))
+        order for order in permutations(range(len(scores))) if all(scores[a] >= scores[b] for a, b in pairwise(order))
     ]
     return sum(any(positive[i] for i in order[:k]) for order in orders) / len(orders)
 

@@ -133,9 +133,7 @@ def test_zero_shot(world: World) -> None:
     prompts = [[f"the digit {name}", f"a {name}."] for name in CLASS_NAMES]
     classes = np.stack([world.encoder.texts(pair, 2).mean(0) for pair in prompts])
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        classes, class_embeddings(zero_shot_spec(world.data), world.encoder), atol=1e-6
-    )
+    np.testing.assert_allclose(classes, class_embeddings(zero_shot_spec(world.data), world.encoder), atol=1e-6)
     labels = [sample.facts["label"] for sample in world.samples]
     right = (features @ classes.T).argmax(1) == labels
     assert scores.scores["acc@1"] == pytest.approx(right.mean())

@@ -82,9 +82,7 @@ def cases(N: int) -> list[Case]:
         Case("clamped, pairs agree", even, all_, scale=9.0, max_scale=6.0, inputs="agree"),
         Case("clamped, pairs disagree", even, some, scale=30.0, max_scale=20.0, inputs="opposite"),
         Case("clamped, rank 0 alone agrees", even, all_, scale=30.0, max_scale=20.0, inputs="first agrees"),
-        Case(
-            "clamped, rank 0 alone disagrees", even, all_, scale=9.0, max_scale=0.5, inputs="first disagrees"
-        ),
+        Case("clamped, rank 0 alone disagrees", even, all_, scale=9.0, max_scale=0.5, inputs="first disagrees"),
     ]
 
 
@@ -217,9 +215,7 @@ def relative_error(found: Tensor, expected: Tensor, floor: float) -> float:
 CASES = [(N, number, case) for N in WORLD_SIZES for number, case in enumerate(cases(N))]
 
 
-@pytest.mark.parametrize(
-    ("N", "number", "case"), CASES, ids=[f"{N} ranks: {case.name}" for N, _, case in CASES]
-)
+@pytest.mark.parametrize(("N", "number", "case"), CASES, ids=[f"{N} ranks: {case.name}" for N, _, case in CASES])
 def test_is_the_single_process_loss(N: int, number: int, case: Case) -> None:
     expected = reference(case)
     of_ranks = [results[number] for results in outcomes(N)]
@@ -259,15 +255,11 @@ def test_cases_do_what_they_say() -> None:
     scale=st.floats(0.01, 100),
     tile_columns=st.integers(1, 15),
 )
-def test_any_shape_mask_and_tile(
-    m: int, d: int, data: st.DataObject, scale: float, tile_columns: int
-) -> None:
+def test_any_shape_mask_and_tile(m: int, d: int, data: st.DataObject, scale: float, tile_columns: int) -> None:
     valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=m, max_size=m)))
     seed = data.draw(st.integers(0, 2**32))
     features = torch.randn(2, m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    leaves = [
-        [*F.normalize(features, dim=-1).clone(), torch.tensor(scale, dtype=torch.float64)] for _ in range(2)
-    ]
+    leaves = [[*F.normalize(features, dim=-1).clone(), torch.tensor(scale, dtype=torch.float64)] for _ in range(2)]
     for leaf in leaves[0] + leaves[1]:
         leaf.requires_grad_()
     with pytest.MonkeyPatch.context() as patch:

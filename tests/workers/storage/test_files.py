@@ -47,9 +47,7 @@ def test_readers_see_the_old_object_or_the_new_one(tmp_path: Path) -> None:
         assert stream.read() == b"old"
 
 
-def test_a_failed_write_leaves_the_old_object_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, uri = Storage(), f"file://{tmp_path}/x"
     storage.write(uri, b"old")
     monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
@@ -71,9 +69,7 @@ def test_list_leaves_out_unfinished_files_and_follows_links(tmp_path: Path) -> N
     (tmp_path / "data/linked").symlink_to(tmp_path / "disk")
     (tmp_path / "data/broken").symlink_to(tmp_path / "nowhere")
     (tmp_path / "data/.tandem-0123456789abcdef.tmp").write_bytes(b"half")
-    assert [info.uri for info in storage.list(f"file://{tmp_path}/data")] == [
-        f"file://{tmp_path}/data/linked/a"
-    ]
+    assert [info.uri for info in storage.list(f"file://{tmp_path}/data")] == [f"file://{tmp_path}/data/linked/a"]
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -122,9 +118,7 @@ def test_files_and_folders_in_each_other_s_place(tmp_path: Path) -> None:
         lambda: storage.write(f"file://{tmp_path}/folder", b"y"),
         lambda: storage.delete(f"file://{tmp_path}/folder"),
     ):
-        with pytest.raises(
-            StorageError, match="a file stands where a folder should, or the reverse"
-        ) as caught:
+        with pytest.raises(StorageError, match="a file stands where a folder should, or the reverse") as caught:
             act()
         assert type(caught.value) is StorageError
 

@@ -228,9 +228,7 @@ def test_exists_does_not_take_a_refusal_for_absence(scripted: Scripted) -> None:
         Storage(S3(endpoint=scripted.endpoint)).exists("s3://b/k")
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")]
-)
+@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
 def test_conditional_write_lost(scripted: Scripted, status: int, code: str) -> None:
     scripted.behave = answers(status, code)
     with pytest.raises(AlreadyExistsError, match="cannot create s3://b/k"):

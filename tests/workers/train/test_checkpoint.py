@@ -19,7 +19,17 @@ from torch import Tensor
 from tests.ranks import run_ranks
 from tests.workers.train.tiny import Tiny, Trace, engine, on_engine, training
 from workers.storage import Storage
-from workers.train.checkpoint import CheckpointError, Manifest, load, load_model, read_manifest, save, verify
+from workers.train.checkpoint import (
+    CheckpointError,
+    Manifest,
+    UnknownFormatError,
+    load,
+    load_model,
+    read_manifest,
+    save,
+    verify,
+    withdraw,
+)
 from workers.train.engine import MOMENTS, Engine
 
 SAVED_AT, STEPS = 2, range(2, 5)
@@ -163,9 +173,9 @@ def test_is_spread_over_the_ranks_and_unpickled(written: Written) -> None:
     names = {path.name for path in written.path.iterdir()}
     assert names == {
         "manifest.json",
-        *(f"{kind}-{rank:05d}.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)),
+        *(f"{kind}-a00002-{rank:05d}.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)),
     }
-    sizes = [(written.path / f"optimizer-{rank:05d}.safetensors").stat().st_size for rank in (0, 1)]
+    sizes = [(written.path / f"optimizer-a00002-{rank:05d}.safetensors").stat().st_size for rank in (0, 1)]
     assert max(sizes) < 1.5 * min(sizes)
     for path in written.path.glob("*.safetensors"):
         safetensors.torch.load_file(path)
@@ -199,7 +209,7 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-FILE = "model-00001.safetensors"
+FILE = "model-a00002-00001.safetensors"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda at: (at / "manifest.json").unlink(), "has no manifest: it was never committed"),
     "half a manifest": (lambda at: _truncate(at / "manifest.json"), "its manifest can't be read"),
@@ -233,16 +243,14 @@ def test_damage_is_named(copy: Path, kind: str) -> None:
 def test_another_format_is_refused(copy: Path) -> None:
     manifest = copy / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 7}))
-    with pytest.raises(CheckpointError, match="checkpoint format 7, this version reads 1"):
+    with pytest.raises(UnknownFormatError, match="checkpoint format 7 is not that of this version, 1"):
         read_manifest(Storage(), f"file://{copy}")
 
 
 def test_another_model_is_refused(written: Written) -> None:
     """Of other names, and of other shapes under the same names."""
     other = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2)})
-    with pytest.raises(
-        CheckpointError, match=r"is of another model: missing \['first.bias', 'first.weight'\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"is of another model: missing \['first.bias', 'first.weight'\]"):
         load_model(Storage(), written.uri, other)
     with pytest.raises(CheckpointError, match=r"is of another model: of another shape \['first.3.bias', "):
         load_model(Storage(), written.uri, Tiny(width=8))
@@ -254,7 +262,7 @@ def test_another_model_is_refused(written: Written) -> None:
 def test_leftovers_of_a_dead_attempt_are_no_checkpoint(folder: Path, written: Written) -> None:
     """Three ranks' files without a manifest, then two ranks write at the same place."""
     path = shutil.copytree(written.path, folder / "overwritten")
-    shutil.copy(path / FILE, path / "model-00002.safetensors")
+    shutil.copy(path / FILE, path / "model-a00001-00002.safetensors")
     manifest = read_manifest(Storage(), f"file://{path}")
     assert verify(Storage(), f"file://{path}") == manifest
     load_model(Storage(), f"file://{path}", Tiny())
@@ -262,3 +270,11 @@ def test_leftovers_of_a_dead_attempt_are_no_checkpoint(folder: Path, written: Wr
     (path / "manifest.json").write_bytes(fewer.to_json())
     with pytest.raises(CheckpointError, match="is of another model: missing"):
         load_model(Storage(), f"file://{path}", Tiny())
+
+
+def test_a_withdrawn_checkpoint_is_none_but_keeps_its_manifest(folder: Path, written: Written) -> None:
+    path = shutil.copytree(written.path, folder / "withdrawn")
+    withdraw(Storage(), f"file://{path}")
+    with pytest.raises(CheckpointError, match="it was never committed"):
+        read_manifest(Storage(), f"file://{path}")
+    assert (path / "manifest.rejected.json").read_bytes() == (written.path / "manifest.json").read_bytes()

@@ -74,9 +74,7 @@ def shards(folder: Path) -> Path:
     return folder / "data"
 
 
-def _plain_and_resumed(
-    folder: Path, shards: Path, N: int, overrides: tuple[str, ...]
-) -> dict[str, TrainTask]:
+def _plain_and_resumed(folder: Path, shards: Path, N: int, overrides: tuple[str, ...]) -> dict[str, TrainTask]:
     """A run from its start, and one that goes on where the run on one rank was committed."""
     committed = f"file://{folder}/plain-1/checkpoints/step-{COMMITTED:08d}"
     resumed = write_run(folder / f"resumed-{N}", shards, overrides)

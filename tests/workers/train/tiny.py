@@ -32,9 +32,7 @@ class Tiny(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
-            self.first = nn.Sequential(
-                nn.Linear(INPUTS, 11), nn.LayerNorm(11), nn.GELU(), nn.Linear(11, width)
-            )
+            self.first = nn.Sequential(nn.Linear(INPUTS, 11), nn.LayerNorm(11), nn.GELU(), nn.Linear(11, width))
             self.frozen = nn.Linear(INPUTS, 9).requires_grad_(False)
             self.second = nn.Sequential(nn.Linear(9, 13), nn.LayerNorm(13), nn.GELU(), nn.Linear(13, width))
         self.register_buffer("scaling", torch.tensor([1.5]))
