@@ -4,6 +4,8 @@ whatever fails on the way."""
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobspecs.errors import JobFailedError, UsageError
+from jobspecs.errors import JobFailedError
 from jobspecs.storage import S3
-from orchestrator.driver import Interrupt
-from orchestrator.prepare import prepare
 from tests.orchestrator.command import (
     assert_same_experiment,
     kill_tree,
@@ -26,7 +26,7 @@ from tests.orchestrator.command import (
     tandem,
 )
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
-from workers.run import committed_steps
+from workers.run import committed_steps, read_parts
 from workers.storage import Storage
 
 pytestmark = pytest.mark.ray
@@ -115,25 +115,18 @@ def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digi
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 
-def test_another_number_of_workers_goes_on_with_the_same_experiment(
+def test_ctrl_c_on_2_workers_saves_and_3_workers_go_on_with_the_same_experiment(
     undisturbed: list[dict], digits: Path, tmp_path: Path
 ) -> None:
-    """Interrupted on two workers, finished on three."""
-    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]")
     ledger = ledger_of(tmp_path, "digits-clip")
-    interrupt = Interrupt()
-
-    def interrupt_later() -> None:
-        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-        interrupt.request()
-
-    asking = threading.Thread(target=interrupt_later)
-    asking.start()
-    status = drive(spec, interrupt)
-    asking.join()
+    process = start_tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG)))
+    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    status = ledger.status()
     assert status.state == "interrupted"
-    stopped_at = committed_steps(ledger.storage, ledger.run)[-1]
-    assert stopped_at == status.step < 240
+    assert committed_steps(ledger.storage, ledger.run)[-1] == status.step < 240
 
     status = drive(digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "cluster.workers=3"))
 
@@ -143,24 +136,23 @@ def test_another_number_of_workers_goes_on_with_the_same_experiment(
     assert_same_experiment(undisturbed, metrics, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_exits_with_130(number: signal.Signals, digits: Path, tmp_path: Path) -> None:
-    ledger = ledger_of(tmp_path, "digits-clip")
-    process = start_tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG)))
-    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
-
-    assert process.returncode == 130, output
-    status = ledger.status()
-    assert status.state == "interrupted"
-    assert committed_steps(ledger.storage, ledger.run)[-1] == status.step < 240
+def test_ray_leaves_sigterm_to_us() -> None:
+    """Its own handler would end the process without a checkpoint."""
+    program = (
+        "import signal; from jobspecs.cluster import Cluster; from orchestrator.ray_cluster import start_ray\n"
+        "handler = lambda number, frame: None\n"
+        "signal.signal(signal.SIGTERM, handler)\n"
+        "start_ray(Cluster())\n"
+        "print(signal.getsignal(signal.SIGTERM) is handler)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "True"
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     ray_cluster: None, digits: Path, tmp_path: Path
 ) -> None:
-    more = (*TINY, "evaluations=[]", "checkpoint.every_steps=4")
+    more = (*TINY, "evaluations=[]", "checkpoint.every_steps=4", "cluster.workers=1")
     drive(digits_spec(digits, tmp_path, *more, "training.steps=12"))
     ledger = ledger_of(tmp_path, "digits-clip")
     before = list(ledger.metrics())
@@ -169,7 +161,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     content = bytearray(storage.read(damaged))
     content[-1] ^= 1
     storage.write(damaged, bytes(content))
-    storage.delete(f"{run.checkpoint(8)}/optimizer-a00001-00001.safetensors")
+    storage.delete(f"{run.checkpoint(8)}/optimizer-a00001-00000.safetensors")
     ledger.event("run_interrupted", "as if it had not been finished: a finished run is left alone")
 
     status = drive(digits_spec(digits, tmp_path, *more, "training.steps=12", "checkpoint.keep_last=5"))
@@ -184,10 +176,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
     assert committed_steps(storage, run) == [4, 8, 12]
 
 
-def test_tars_and_run_directory_on_s3(ray_cluster: None, s3_server: str, digits: Path, tmp_path: Path) -> None:
+def test_tars_and_run_directory_on_s3(undisturbed: list[dict], s3_server: str, digits: Path) -> None:
     """The same job from S3 and into S3 is the same experiment as from disk."""
-    more = (*TINY, "training.steps=12", "checkpoint.every_steps=5")
-    drive(digits_spec(digits, tmp_path, *more))
     import boto3
 
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-run")
@@ -196,53 +186,37 @@ def test_tars_and_run_directory_on_s3(ray_cluster: None, s3_server: str, digits:
     for path in digits.rglob("*.*"):
         storage.write(f"s3://tandem-run/digits/{path.relative_to(digits)}", path.read_bytes())
 
-    spec = digits_spec("s3://tandem-run/digits", "s3://tandem-run/runs", *more, f"storage.s3.endpoint={s3_server}")
-    status = drive(spec)
+    endpoint = f"storage.s3.endpoint={s3_server}"
+    status = drive(digits_spec("s3://tandem-run/digits", "s3://tandem-run/runs", *LONG, endpoint))
 
     assert status.state == "succeeded"
-    assert status.latest_checkpoint == "s3://tandem-run/runs/digits-clip/checkpoints/step-00000012"
+    assert status.latest_checkpoint == "s3://tandem-run/runs/digits-clip/checkpoints/step-00000240"
     assert status.evaluations[0]["samples"] == 360
-    assert_same_experiment(
-        metrics_of(tmp_path, "digits-clip"), metrics_of("s3://tandem-run/runs", "digits-clip", s3), 1e-4
-    )
+    assert_same_experiment(undisturbed, metrics_of("s3://tandem-run/runs", "digits-clip", s3), 1e-4)
     answer = tandem("status", "s3://tandem-run/runs/digits-clip", "--endpoint", s3_server, "-o", "json")
     assert '"state": "succeeded"' in answer.stdout
 
 
-def test_a_job_whose_attempts_all_fail_says_why_and_what_is_kept(
-    ray_cluster: None, digits: Path, tmp_path: Path
-) -> None:
-    """Every image undecodable: past data.max_bad_fraction."""
-    spec = digits_spec(
-        digits,
-        tmp_path,
-        *TINY,
-        "training.steps=40",
-        "retry.max_attempts=2",
-        "retry.delay_seconds=0",
-        "data.text.column=nothing",
-    )
-    with pytest.raises(JobFailedError, match="2 of 2 attempts failed") as failed:
-        drive(spec)
-    assert "samples so far could not be used" in str(failed.value)
-    assert "missing_column" in str(failed.value)
-    status = ledger_of(tmp_path, "digits-clip").status()
-    assert status.state == "failed"
-    assert [failure["attempt"] for failure in status.failures] == [1, 2]
-
-
-def test_another_experiment_under_the_same_name_is_refused(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
-    more = (*TINY, "training.steps=2", "evaluations=[]")
-    drive(digits_spec(digits, tmp_path, *more))
-    with pytest.raises(UsageError, match=r"training\.optimizer\.learning_rate: 0\.\d+ -> 0\.5"):
-        prepare(digits_spec(digits, tmp_path, *more, "training.optimizer.learning_rate=0.5"))
+def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Every sample lacks its text: past data.max_bad_fraction."""
+    more = ("training.steps=40", "retry.max_attempts=1", "cluster.workers=1", "data.text.column=nothing")
+    with pytest.raises(JobFailedError, match=r"1 of 1 attempts failed \(retry\.max_attempts\)") as failed:
+        drive(digits_spec(digits, tmp_path, *TINY, *more))
+    assert "samples so far could not be used (missing_column " in str(failed.value)
+    assert "Step 0 is committed; mend the cause" in str(failed.value)
+    ledger = ledger_of(tmp_path, "digits-clip")
+    assert ledger.status().state == "failed"
+    assert [failure["attempt"] for failure in ledger.status().failures] == [1]
+    bad = list(read_parts(ledger.storage, ledger.run.bad_samples))
+    assert {sample["cause"] for sample in bad} == {"missing_column"}
+    assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
 
 
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     ray_cluster: None, digits: Path, tmp_path: Path
 ) -> None:
-    spec = digits_spec(digits, tmp_path, *TINY, "training.steps=2", "evaluations.0.label_field=nothing")
-    assert drive(spec).state == "succeeded"
+    more = (*TINY, "training.steps=2", "cluster.workers=1")
+    assert drive(digits_spec(digits, tmp_path, *more, "evaluations.0.label_field=nothing")).state == "succeeded"
     events = ledger_of(tmp_path, "digits-clip").events()
     failed = [event for event in events if event["event"] == "evaluation_failed"]
     assert "has no field 'nothing'" in failed[0]["reason"]
@@ -250,7 +224,7 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     assert evaluation == {"evaluation": "held-out-digits", "failed": failed[0]["reason"]}
 
     # Mended, it is done again; the training is not.
-    mended = drive(digits_spec(digits, tmp_path, *TINY, "training.steps=2"))
+    mended = drive(digits_spec(digits, tmp_path, *more))
     assert [result["main"] for result in mended.evaluations] == ["acc@1"]
     assert mended.attempt == 1
 
@@ -259,7 +233,7 @@ def test_run_joins_the_cluster_that_ray_address_names(ray_cluster: None, digits:
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    flags = set_flags(overrides(digits, tmp_path, *TINY, "training.steps=2"))
+    flags = set_flags(overrides(digits, tmp_path, *TINY, "training.steps=2", "evaluations=[]"))
     answer = tandem("run", str(EXAMPLE), "--workers", "1", *flags, env={"RAY_ADDRESS": address})
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert [node["Alive"] for node in ray.nodes()] == [True]

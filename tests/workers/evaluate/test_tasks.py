@@ -251,7 +251,7 @@ def test_a_checkpoint_of_another_model_is_refused(world: World) -> None:
 
 def test_result_as_json(world: World) -> None:
     scores = zero_shot(zero_shot_spec(world.data), world.encoder)
-    result = Result("held-out", "zero_shot", 11, "file:///x", 1.5, scores)
+    result = Result("held-out", "zero_shot", "hash", 11, "file:///x", 1.5, scores)
     stored = json.loads(result.to_json())
     assert stored["evaluation"] == "held-out"
     assert stored["scores"] == scores.scores
