@@ -165,6 +165,8 @@ class Driver:
             self._failed(attempt, step, ended)
             failed += 1
             decision = retry.decide(failed, job.spec.retry)
+            with contextlib.suppress(StorageError):
+                step = max([step, *committed_steps(job.storage, job.run)])
             kept = f"Step {step} is committed; mend the cause, and the same command goes on from there."
             if self._interrupt.requested():
                 raise JobFailedError(f"{job.spec.name}: it failed before it could save: {ended.cause}\n{kept}")
