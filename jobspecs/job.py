@@ -27,6 +27,7 @@ from jobspecs.training import Training
 
 NOT_THE_EXPERIMENT = (
     "apiVersion",
+    "name",
     "cluster",
     "checkpoint",
     "retry",

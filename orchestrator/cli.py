@@ -102,12 +102,15 @@ def plan(
     overrides: Overrides = [],  # noqa: B006
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what would run: shards, samples, lanes, steps, rows per rank, bytes, checkpoints."""
+    """Show what would run: shards, samples, lanes, steps, rows per rank, bytes, checkpoints.
+
+    The plan is that of the run of this name if it is the same experiment, else that of a new run.
+    """
     with _told(WRONG):
         from jobspecs.load import load
         from orchestrator.prepare import prepare
 
-        planned = prepare(load(spec, _with_workers(overrides, workers))).plan
+        planned = prepare(load(spec, _with_workers(overrides, workers)), only_plan=True).plan
     if output is Output.JSON:
         print(json.dumps(asdict(planned), indent=2))
     else:
@@ -157,7 +160,7 @@ def data(
 
         summary = write_demo(kind, directory, seed=seed)
     for split in summary.splits:
-        print(f"{split.directory}: {split.samples:,} samples in {split.shards} shards")
+        print(f"{split.directory}: {split.samples:,} samples in {split.shards} shard{'s' if split.shards > 1 else ''}")
 
 
 def _with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ class Driver:
         if self._is_finished():
             self._view.line(f"{job.spec.name} is finished: {job.fixed.total_steps} steps, all evaluations done")
             return ledger.status()
+        self._view.line("starting Ray")
         start_ray(job.spec.cluster)
         check_resources(job.spec.cluster)
         try:
@@ -95,7 +96,8 @@ class Driver:
             raise
         except Exception as error:
             if not self._lease.lost:
-                self._event("run_failed", f"failed: {error}")
+                with contextlib.suppress(StorageError):  # whoever called shows it
+                    ledger.event("run_failed", f"failed: {error}")
             raise
         finally:
             self._lease.give_back()
@@ -167,7 +169,8 @@ class Driver:
             decision = retry.decide(failed, job.spec.retry)
             with contextlib.suppress(StorageError):
                 step = max([step, *committed_steps(job.storage, job.run)])
-            kept = f"Step {step} is committed; mend the cause, and the same command goes on from there."
+            kept = f"Step {step} is committed" if step else "Nothing is committed yet"
+            kept += "; mend the cause, and the same command goes on from there."
             if self._interrupt.requested():
                 raise JobFailedError(f"{job.spec.name}: it failed before it could save: {ended.cause}\n{kept}")
             if isinstance(decision, retry.GiveUp):

@@ -32,8 +32,9 @@ class Prepared:
     content that nothing else would tell."""
 
 
-def prepare(spec: JobSpec) -> Prepared:
-    """Checks and plans `spec`. Writes nothing.
+def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
+    """Checks and plans `spec`. Writes nothing. With `only_plan`, a run of that name that is another
+    experiment is no error: the plan is that of a new run.
 
     Raises UsageError: more workers than lanes, or another experiment than the run of that name;
     DataError: shards that are missing or damaged, a batch larger than the data, data that are not the
@@ -43,8 +44,10 @@ def prepare(spec: JobSpec) -> Prepared:
     storage = Storage(spec.storage.s3)
     run = RunDirectory(join(spec.storage.root, spec.name))
     fixed = Ledger(storage, run).plan()
-    if fixed is not None:
-        _check_same_experiment(spec, storage, run, fixed)
+    if fixed is not None and fixed.spec_hash != spec.experiment_hash():
+        if not only_plan:
+            _refuse_another_experiment(spec, storage, run)
+        fixed = None
     index = build_index(spec.data.sources[0], storage, scan_with_ray(storage, spec.cluster))
     for evaluation in spec.evaluations:
         stat_shards(expand(evaluation.data.urls, storage), storage)
@@ -77,9 +80,7 @@ def absolute_uris(spec: JobSpec) -> JobSpec:
     )
 
 
-def _check_same_experiment(spec: JobSpec, storage: Storage, run: RunDirectory, fixed: RunPlan) -> None:
-    if spec.experiment_hash() == fixed.spec_hash:
-        return
+def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirectory) -> None:
     before = loads(storage.read(run.spec).decode(), run.spec)
     lines = changed_fields(before, spec) or ["the fields are equal: the version that wrote it had others"]
     changes = "\n".join(f"    {line}" for line in lines)

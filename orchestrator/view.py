@@ -53,7 +53,9 @@ class View:
         title = f"{status.name}: {status.state} after {status.step} steps"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("step", "evaluation", "score", "value", "chance", "samples", "skipped"):
-            table.add_column(heading, justify="left" if heading in ("evaluation", "score") else "right")
+            table.add_column(
+                heading, justify="left" if heading in ("evaluation", "score") else "right", overflow="fold"
+            )
         failed = [result for result in status.evaluations if "failed" in result]
         for result in status.evaluations:
             # The main score first; a failed evaluation has none.
@@ -85,7 +87,7 @@ def plan_table(plan: Plan) -> Table:
     """The plan as people read it."""
     table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
     table.add_column("what", style="bold")
-    table.add_column("how much")
+    table.add_column("how much", overflow="fold")
     even = ", ".join(map(str, plan.even_workers))
     rows = {
         "run directory": plan.run_directory,
@@ -137,10 +139,10 @@ def status_table(status: Status) -> Table:
     """The status as people read it."""
     table = Table(title=f"{status.name}: {status.state}", title_justify="left", show_header=False)
     table.add_column("what", style="bold")
-    table.add_column("how")
+    table.add_column("how", overflow="fold")
     loss = "" if status.loss is None else f", loss {status.loss:.4f}"
     table.add_row("step", f"{status.step:,} of {status.total_steps:,}{loss}")
-    table.add_row("attempt", f"{status.attempt}, {status.world_size} workers")
+    table.add_row("attempt", f"{status.attempt}, {status.world_size} worker{'s' if status.world_size != 1 else ''}")
     table.add_row("newest checkpoint", status.latest_checkpoint or "none")
     for failure in status.failures:
         table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}")

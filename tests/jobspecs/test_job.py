@@ -13,7 +13,6 @@ from jobspecs.job import NOT_THE_EXPERIMENT, changed_fields
 from jobspecs.load import loads
 
 EXPERIMENT = {
-    "name": "other",
     "seed": 1,
     "objective.logit_scale.init": 10.0,
     "objective.logit_scale.max": 50.0,
@@ -65,6 +64,7 @@ ONE_VALUE = {
 OTHER_LENGTHS = {"training.passes", "training.samples"}
 
 FREE = {
+    "name": "another",
     "cluster.workers": 3,
     "cluster.cpus_per_worker": 2,
     "cluster.gpus_per_worker": 1,

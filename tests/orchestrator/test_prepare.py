@@ -35,6 +35,12 @@ def test_another_experiment_under_the_same_name_is_refused(digits: Path, tmp_pat
         prepare(digits_spec(digits, tmp_path, "training.optimizer.learning_rate=0.5"))
 
 
+def test_a_plan_may_stand_beside_another_experiment_of_that_name(digits: Path, tmp_path: Path) -> None:
+    begin(prepare(digits_spec(digits, tmp_path)))
+    prepared = prepare(digits_spec(digits, tmp_path, "training.steps=7"), only_plan=True)
+    assert prepared.plan.total_steps == 7
+
+
 def test_what_is_not_the_experiment_may_change(digits: Path, copy: Path, tmp_path: Path) -> None:
     begin(prepare(digits_spec(digits, tmp_path)))
     more = ("cluster.workers=5", "checkpoint.every_steps=7", "training.zero_stage=0", "data.loader.processes=3")

@@ -203,7 +203,7 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     with pytest.raises(JobFailedError, match=r"1 of 1 attempts failed \(retry\.max_attempts\)") as failed:
         drive(digits_spec(digits, tmp_path, *TINY, *more))
     assert "samples so far could not be used (missing_column " in str(failed.value)
-    assert "Step 0 is committed; mend the cause" in str(failed.value)
+    assert "Nothing is committed yet; mend the cause" in str(failed.value)
     ledger = ledger_of(tmp_path, "digits-clip")
     assert ledger.status().state == "failed"
     assert [failure["attempt"] for failure in ledger.status().failures] == [1]

@@ -62,7 +62,7 @@ def _label(spec: ZeroShot, column: bytes) -> int:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {spec.label_field!r}. "
-            "Set label_column and label_field to where the labels are."
+            "Set label_column and label_field to where the index of its class (from 0) stands."
         ) from error
     if not isinstance(label, int) or not 0 <= label < len(spec.class_names):
         raise DataError(

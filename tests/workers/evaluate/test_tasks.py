@@ -218,7 +218,7 @@ def test_a_label_that_is_not_there(world: World, column: str, field: str) -> Non
         zero_shot(spec, world.encoder)
     assert str(raised.value) == (
         f"evaluation 'held-out': a sample's {column} has no field {field!r}. "
-        "Set label_column and label_field to where the labels are."
+        "Set label_column and label_field to where the index of its class (from 0) stands."
     )
 
 
