@@ -43,7 +43,13 @@ def main(run: str) -> None:
         resume_from=directory.checkpoint(commits[-1]) if commits else None,
     )
     train(task)
+    dist.barrier()
     dist.destroy_process_group()
+    # DeepSpeed keeps references to the group, so its threads outlive the call above, and now and then C++
+    # aborts the interpreter's end over them. The work is committed: there is nothing left to tidy up.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
