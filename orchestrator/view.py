@@ -52,7 +52,7 @@ class View:
         """The table of results that a run ends with."""
         title = f"{status.name}: {status.state} after {status.step} steps"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for heading in ("step", "evaluation", "score", "value", "chance", "samples", "skipped"):
+        for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
             table.add_column(
                 heading, justify="left" if heading in ("evaluation", "score") else "right", overflow="fold"
             )
@@ -68,8 +68,7 @@ class View:
                     name,
                     f"{value:.4f}",
                     f"{result['chance']:.4f}" if is_main else "",
-                    str(result["samples"]) if is_main else "",
-                    str(result["skipped"]) if is_main else "",
+                    _samples(result) if is_main else "",
                 )
         if table.row_count:
             self.console.print(table)
@@ -127,6 +126,11 @@ def _bytes(count: int) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
+
+
+def _samples(result: dict[str, Any]) -> str:
+    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
+    return f"{result['samples']}{skipped}"
 
 
 def _duration(seconds: float) -> str:
