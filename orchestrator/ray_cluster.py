@@ -22,7 +22,7 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 def start_ray(cluster: Cluster) -> None:
     """Connects to the cluster that `RAY_ADDRESS` names, else starts Ray on this machine. Once a process.
 
-    Raises UsageError: the cluster is not there, or has not what the job asks for.
+    Raises UsageError: the cluster is not there.
     """
     import ray
 
