@@ -2,11 +2,13 @@
 # make demo    data, training, evaluation, scores: the whole of Tandem once
 # make test    the tests
 # make lint    style, types, import rules
+# make bench-data   the data path against its peers, about 10 minutes
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format bench-data clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +36,15 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The peers stand beside the environment, without their dependencies, some of which ask for older versions.
+$(PEERS)/.ready: tests/benchmarks/peers.txt $(VENV)/.ready
+	rm -rf $(PEERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) -r $<
+	touch $@
+
+bench-data: setup $(PEERS)/.ready
+	PYTHONPATH=$(abspath $(PEERS)) $(BIN)/python -m tests.benchmarks.data
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -6,7 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
@@ -53,6 +61,32 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE = r"^([1-9][0-9]{0,14}) ?(B|KiB|MiB|GiB|TiB)$"
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of a size such as "200 GiB", or of a whole number; PydanticCustomError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError(
+            "size", "should be a number of bytes, or a size in B, KiB, MiB, GiB or TiB such as '200 GiB'"
+        )
+    return int(match[1]) * _UNITS[match[2]]
+
+
+Size = Annotated[
+    int,
+    Field(ge=1),
+    BeforeValidator(_bytes),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _SIZE}]}, mode="validation"
+    ),
+]
+"""Bytes; a text such as `200 GiB` is understood."""
+
 Name = Annotated[
     str,
     Pattern(
@@ -63,7 +97,7 @@ Name = Annotated[
 """A name that is also a folder, an object key and a label: lower case, digits, `-`, `_`, `.`."""
 
 
-def misplaced(path: str, message: str) -> PydanticCustomError:
+def misplaced(path: str, message: str, remedy: str = "") -> PydanticCustomError:
     """An error of a rule between sections, to be raised by a validator: `path` (dotted, from the section
-    that raises it) is the place that the user is sent to."""
-    return PydanticCustomError("rule", "{message}", {"message": message, "path": path})
+    that raises it) is the place that the user is sent to, `remedy` says what to do there."""
+    return PydanticCustomError("rule", "{message}", {"message": message, "path": path, "remedy": remedy})

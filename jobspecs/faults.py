@@ -52,8 +52,8 @@ def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault
         path = spot.path
         wanted = [_wanted(each) for _, each in group]
         wanted[1:] = [each.removeprefix("should be ") for each in wanted[1:]]
-        message = f"{' or '.join(wanted)}, given: {_short(detail['input'])}"
-        remedy = next(filter(None, (_remedy(each) for _, each in group)), "")
+        message = f"{_either(wanted)}, given: {_short(detail['input'])}"
+        remedy = next(filter(None, (_remedy(each, alone=len(group) == 1) for _, each in group)), "")
     place = document.place(path)
     named = f"{place} ({dotted(path)})" if path and place != f"--set {dotted(path)}" else place
     return Fault(named, message, remedy)
@@ -68,11 +68,12 @@ def _wanted(detail: ErrorDetails) -> str:
     return re.sub(r"^(Input|String) should", "should", detail["msg"])
 
 
-def _remedy(detail: ErrorDetails) -> str:
+def _remedy(detail: ErrorDetails, alone: bool) -> str:
+    """What to do about the value; `alone`, where it fits one type only."""
     kind, given = detail["type"], detail["input"]
     if kind == "literal_error" and isinstance(given, str):
         return _did_you_mean(given, re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
-    if kind == "string_type" and isinstance(given, int | float):
+    if alone and kind == "string_type" and isinstance(given, int | float):
         return "Quotes make it text."
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
         return f"Write {given:.0f}."
@@ -87,7 +88,7 @@ def _remedy(detail: ErrorDetails) -> str:
 def _rule(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     context = detail["ctx"]
     parts = (int(part) if part.isdigit() else part for part in context["path"].split("."))
-    return (*spot.path, *parts), context["message"], ""
+    return (*spot.path, *parts), context["message"], context["remedy"]
 
 
 def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
@@ -112,7 +113,7 @@ def _no_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
 
 def _unknown_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     given = detail["input"]["kind"]
-    message = f"should be {' or '.join(map(repr, spot.kinds))}, given: {_short(given)}"
+    message = f"should be {_either([*map(repr, spot.kinds)])}, given: {_short(given)}"
     return (*spot.path, "kind"), message, _did_you_mean(str(given), list(spot.kinds))
 
 
@@ -124,6 +125,11 @@ _WITHOUT_A_VALUE = {
     "union_tag_not_found": _no_kind,
     "union_tag_invalid": _unknown_kind,
 }
+
+
+def _either(words: list[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _did_you_mean(given: str, allowed: list[str]) -> str:

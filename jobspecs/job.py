@@ -37,9 +37,16 @@ NOT_THE_EXPERIMENT = (
     "data.max_bad_fraction",
     # Moved tars are the same samples: the index fingerprint holds names, sizes and counts.
     "data.sources.*.urls",
+    "data.sources.*.index",
     "training.zero_stage",
 )
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
+
+
+_COLUMNS = {"image_text": ("image", "text")}
+"""Columns of a sample that an objective contrasts: sections of `data:`."""
+_VIEWS = {"image_text": 1}
+"""Views of an image that it takes."""
 
 
 class JobSpec(Section):
@@ -72,6 +79,8 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
+        self._check_columns()
+        assert self.data.image is not None
         size, patch = self.data.image.size, self.model.image.patch
         if size % patch:
             raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
@@ -86,6 +95,20 @@ class JobSpec(Section):
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
         return self
+
+    def _check_columns(self) -> None:
+        kind = self.objective.kind
+        wanted, views = _COLUMNS[kind], _VIEWS[kind]
+        for name in wanted:
+            if getattr(self.data, name) is None:
+                description = Data.model_fields[name].description
+                raise misplaced(f"data.{name}", f"{name!r} is missing", f"{description} Objective {kind} needs it.")
+        for name in ("image", "text", "query", "document", "negatives"):
+            if name not in wanted and getattr(self.data, name) is not None:
+                contrasts = f"It contrasts {' and '.join(wanted)}."
+                raise misplaced(f"data.{name}", f"objective {kind} has no use for data.{name}", contrasts)
+        if self.data.image is not None and self.data.image.views != views:
+            raise misplaced("data.image.views", f"objective {kind} takes {views} view, not {self.data.image.views}")
 
     def experiment(self) -> dict[str, Any]:
         """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""
@@ -115,7 +138,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     if isinstance(value, dict):
         for key, child in value.items():
             yield from _leaves(child, (*path, key))
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
+    elif isinstance(value, list) and all(isinstance(item, dict) for item in value):  # none of no sections
         for number, child in enumerate(value):
             yield from _leaves(child, (*path, str(number)))
     else:

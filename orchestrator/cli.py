@@ -9,12 +9,12 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -23,6 +23,8 @@ from jobspecs.errors import TandemError
 if TYPE_CHECKING:
     from orchestrator.driver import Interrupt
     from orchestrator.ledger import Ledger
+
+T = TypeVar("T")
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done, the job failed, the spec or the call is wrong, interrupted after a checkpoint."""
@@ -104,6 +106,9 @@ def plan(
 ) -> None:
     """Show what would run: shards, samples, lanes, steps, rows per rank, bytes, checkpoints.
 
+    Tars without counts beside them, and those of sources with filters, are read for it, on Ray; what was found
+    is kept below <storage.root>/indexes for the next time.
+
     The plan is that of the run of this name if it is the same experiment, else that of a new run.
     """
     with _told(WRONG):
@@ -149,6 +154,45 @@ def metrics(run: Run, endpoint: Endpoint = None) -> None:
 
 
 @app.command()
+def index(
+    urls: Annotated[
+        list[str], typer.Argument(help="Tars, as in data.sources: braces count, * lists.", show_default=False)
+    ],
+    out: Annotated[str | None, typer.Option(help="Where to keep the index, for a source's `index`.")] = None,
+    read: Annotated[bool, typer.Option("--read", help="Read all tars, also those with counts beside them.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the source.")] = "index",
+    endpoint: Endpoint = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Index shards: count their samples and find damaged ones, so that a job need not.
+
+    Counts come from img2dataset's files beside the tars, else the tars are read. Reading them also finds where
+    samples begin, so that a loader starts in the middle of a shard with one request. An index that is at --out
+    already is brought up to date: unchanged shards are not read again.
+    """
+    with _told(WRONG):
+        from jobspecs.cluster import Cluster
+        from jobspecs.data import Source
+        from jobspecs.storage import S3
+        from orchestrator.indexing import index_source
+        from orchestrator.scanning import scan_with_ray
+        from workers.storage import Storage, absolute
+
+        source = _section(Source, name=name, urls=urls)
+        storage = Storage(_section(S3, endpoint=endpoint), read_ahead=2)
+        place = None if out is None else absolute(out)
+        summary = index_source(source, storage, scan_with_ray(storage, Cluster()), place, read_all=read)
+    if output is Output.JSON:
+        print(json.dumps(asdict(summary), indent=2))
+    else:
+        from rich.console import Console
+
+        from orchestrator.view import index_table
+
+        Console().print(index_table(summary))
+
+
+@app.command()
 def data(
     kind: Annotated[str, typer.Argument(help="digits or glyphs.", show_default=False)],
     directory: Annotated[Path, typer.Argument(help="Where the tars go.", show_default=False)],
@@ -167,13 +211,26 @@ def _with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:
     return (*overrides, *([] if workers is None else [f"cluster.workers={workers}"]))
 
 
+def _section(kind: Callable[..., T], **fields: object) -> T:
+    """A section of a spec whose fields were given as options. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from jobspecs.errors import UsageError
+
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        faults = (f"--{fault['loc'][0]}: {fault['msg']}, given: {fault['input']!r}" for fault in error.errors())
+        raise UsageError("\n".join(faults)) from error
+
+
 def _ledger(run: str, endpoint: str | None) -> Ledger:
     from jobspecs.storage import S3
     from orchestrator.ledger import Ledger
     from workers.run import RunDirectory
     from workers.storage import Storage, absolute
 
-    return Ledger(Storage(S3(endpoint=endpoint)), RunDirectory(absolute(run)))
+    return Ledger(Storage(_section(S3, endpoint=endpoint)), RunDirectory(absolute(run)))
 
 
 @contextlib.contextmanager

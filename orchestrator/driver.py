@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from jobspecs.errors import JobFailedError, StorageError, TandemError, UsageError
 from jobspecs.load import dumps
-from orchestrator import evaluations, retry
+from orchestrator import evaluations, retry, tokenizers
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger, State, Status
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_resources, start_ray
 from orchestrator.view import View
+from workers.data.index_file import to_parquet
 from workers.run import committed_steps
 
 POLL_SECONDS = 1.0
@@ -117,14 +118,29 @@ class Driver:
         job = self._job
         is_new = self._ledger.plan() is None
         job.storage.write(job.run.spec, dumps(job.spec).encode())
+        for index in job.indexes:
+            job.storage.write(job.run.index(index.source), to_parquet(index))
         if is_new:
-            job.storage.write(job.run.index(job.index.source), job.index.to_json())
+            self._write_tokenizers()
             job.storage.write(job.run.plan, job.fixed.to_json())
         job.storage.delete(job.run.stop)
         what = "started" if is_new else "started again"
-        self._event("run_started", f"{job.spec.name} {what}: {job.plan.total_steps} steps, {job.run.uri}")
+        self._event(
+            "run_started",
+            f"{job.spec.name} {what}: {job.plan.total_steps} steps, {job.run.uri}",
+            filtered=job.plan.filtered,
+        )
         for uri in job.rewritten:
             self._event("shard_rewritten", f"{uri} was written again since the run began; size and count are equal")
+
+    def _write_tokenizers(self) -> None:
+        job = self._job
+        made = job.tokenizers
+        if len(made) < len(job.spec.data.texts):
+            self._view.line("training a tokenizer on the texts")
+            made = made | tokenizers.train_with_ray(job.spec.data, job.indexes, job.storage, job.spec.seed)
+        for name, tokenizer in made.items():
+            job.storage.write(job.run.tokenizer(name), tokenizer.to_bytes())
 
     def _event(self, kind: str, message: str, **fields: object) -> None:
         try:
@@ -204,7 +220,7 @@ class Driver:
             step=step,
             world_size=world_size,
         )
-        task = TrainTask(job.spec, job.fixed, job.index, job.run, attempt, resume_from)
+        task = TrainTask(job.spec, job.fixed, job.run, attempt, resume_from)
         ended: list[_Ended] = []
 
         def work() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -58,6 +59,10 @@ class Status:
     world_size: int
     """Ranks of the newest attempt."""
     loss: float | None
+    bad_samples: dict[str, int]
+    """Rows that were masked, by cause. A sample counts once for each step that needed it."""
+    filtered: int
+    """Samples that the sources' filters leave out: they are in no batch."""
     failures: list[dict[str, Any]]
     """Failed attempts: attempt, step, cause."""
     latest_checkpoint: str | None
@@ -100,6 +105,12 @@ class Ledger:
             newest[record["step"]] = record
         return (newest[step] for step in sorted(newest))
 
+    def bad_samples(self) -> dict[str, int]:
+        """Masked rows by cause; a step that was done again after a failure counts once."""
+        records = read_parts(self.storage, self.run.bad_samples)
+        causes = {(record["step"], record["uri"], record["place"]): record["cause"] for record in records}
+        return dict(Counter(causes.values()))
+
     def last_metrics(self) -> dict[str, Any] | None:
         """The newest record of the newest attempt."""
         parts = self.storage.list(self.run.metrics)
@@ -140,6 +151,8 @@ class Ledger:
             total_steps=plan.total_steps,
             world_size=attempts[-1]["world_size"] if attempts else 0,
             loss=last["loss"] if last else None,
+            bad_samples=self.bad_samples(),
+            filtered=max((event.get("filtered", 0) for event in events), default=0),
             failures=[
                 {key: event[key] for key in ("attempt", "step", "cause")}
                 for event in events

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec
-from workers.data.index import Index
-from workers.data.order import Layout, auto_lanes, rows_per_rank
+from workers.data.index import Index, fingerprint
+from workers.data.memory import LoaderMemory, loader_memory
+from workers.data.order import Layout, SourceOrder, auto_lanes, rows_per_rank, share_out
+from workers.data.tokenize import Tokenizer
 from workers.run import RunPlan
 
 _ID_BYTES = 16
 """Bytes a row in the gather of identities: a hash and the validity, as 64-bit integers."""
 _FEATURE_BYTES = 4
 """Features travel in fp32."""
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """What the plan says of one source."""
+
+    name: str
+    shards: int
+    samples: int
+    slots: int
+    """Samples of it in every global batch."""
+    steps_per_pass: int
+    passes: float
 
 
 @dataclass(frozen=True)
@@ -29,14 +46,18 @@ class Plan:
     shards: int
     shard_bytes: int
     samples: int
-    """In one pass over the source, as stored."""
+    """In all sources, those that their filters keep."""
     samples_per_pass: int
-    """Of these, how many a pass takes: whole global batches."""
+    """Rows of the whole global batches that make up a pass."""
+    filtered: int
+    """Samples that the filters leave out."""
+    sources: tuple[SourcePlan, ...]
     global_batch: int
     lanes: int
     window: int
     """Samples of a lane that are shuffled among each other."""
     steps_per_pass: int
+    """Of the source whose pass takes longest; `passes` counts that one's."""
     total_steps: int
     passes: float
 
@@ -47,6 +68,8 @@ class Plan:
     """Of the rows of all ranks, those that only pad."""
     even_workers: tuple[int, ...]
     """Numbers of workers that need no padding."""
+    loader_memory: LoaderMemory
+    """Of the loader processes of each rank, at most."""
     gathered_bytes_per_step: int
     """Bytes that each rank receives in the collectives of identities, features and log-sum-exps."""
     checkpoint_steps: tuple[int, ...]
@@ -56,37 +79,79 @@ class Plan:
     evaluations: tuple[str, ...]
 
 
-def fix(spec: JobSpec, index: Index) -> RunPlan:
-    """What a new run of `spec` fixes. Raises DataError when the data are less than one global batch."""
+def fix(spec: JobSpec, indexes: tuple[Index, ...]) -> RunPlan:
+    """What a new run of `spec` fixes. Raises DataError when a source has less than its share of one batch, or
+    its share is less than one sample."""
     training = spec.training
-    samples = sum(index.samples)
-    steps_per_pass = samples // training.global_batch
-    if steps_per_pass == 0:
-        raise DataError(
-            f"training.global_batch {training.global_batch} is larger than the data: source {index.source!r} "
-            f"has {samples} samples in {len(index.uris)} shards. Lower the batch to {samples} or less, or "
-            "add shards."
-        )
+    slots = share_out(training.global_batch, _weights(spec, indexes))
     lanes = auto_lanes(training.global_batch) if spec.data.lanes == "auto" else spec.data.lanes
+    layout = Layout(
+        seed=spec.seed,
+        global_batch=training.global_batch,
+        lanes=lanes,
+        window=max(1, _shuffle_window(spec) // lanes),
+        slots=slots,
+    )
+    for index, share in zip(indexes, slots, strict=True):
+        _check_share(index, share, layout)
     if training.steps is not None:
         total = training.steps
     elif training.passes is not None:
-        total = training.passes * steps_per_pass
+        total = training.passes * max(order.steps_per_pass for order in _orders(indexes, layout))
     else:
         assert training.samples is not None
         total = math.ceil(training.samples / training.global_batch)
-    window = max(1, spec.data.shuffle_window // lanes)
     return RunPlan(
-        layout=Layout(spec.seed, training.global_batch, lanes, window),
-        steps_per_pass=steps_per_pass,
+        layout=layout,
         total_steps=total,
         spec_hash=spec.experiment_hash(),
-        index_fingerprint=index.fingerprint(),
+        index_fingerprint=fingerprint(indexes),
     )
 
 
-def make(spec: JobSpec, index: Index, fixed: RunPlan, run_directory: str) -> Plan:
-    """The whole plan. Raises UsageError when there are more workers than lanes."""
+def _shuffle_window(spec: JobSpec) -> int:
+    window = spec.data.shuffle_window
+    return max(16_384, 8 * spec.training.global_batch) if window == "auto" else window
+
+
+def _weights(spec: JobSpec, indexes: tuple[Index, ...]) -> list[float]:
+    weights = [source.weight for source in spec.data.sources]
+    return [
+        float(index.samples.sum()) if weight is None else weight for weight, index in zip(weights, indexes, strict=True)
+    ]
+
+
+def _check_share(index: Index, slots: int, layout: Layout) -> None:
+    samples = int(index.samples.sum())
+    if slots == 0:
+        raise DataError(
+            f"source {index.source!r} has too small a share: less than one of the {layout.global_batch} samples of a "
+            "global batch. Give it a larger weight, or leave it out."
+        )
+    if samples < slots:
+        share = "" if slots == layout.global_batch else f", of which it has {slots} samples,"
+        raise DataError(
+            f"training.global_batch {layout.global_batch}{share} is larger than the data: source {index.source!r} "
+            f"has {samples} samples in {len(index)} shards. Lower the batch to {samples * layout.global_batch // slots}"
+            " or less, or add shards."
+        )
+
+
+def _orders(indexes: tuple[Index, ...], layout: Layout) -> list[SourceOrder]:
+    return [SourceOrder(index.source, index.samples, layout, number) for number, index in enumerate(indexes)]
+
+
+def make(
+    spec: JobSpec,
+    indexes: tuple[Index, ...],
+    fixed: RunPlan,
+    run_directory: str,
+    tokenizers: Mapping[str, Tokenizer] = MappingProxyType({}),
+) -> Plan:
+    """The whole plan; `tokenizers` are those that there are already.
+
+    Raises UsageError when there are more workers than lanes.
+    """
     layout, workers = fixed.layout, spec.cluster.workers
     if workers > layout.lanes:
         raise UsageError(
@@ -97,25 +162,40 @@ def make(spec: JobSpec, index: Index, fixed: RunPlan, run_directory: str) -> Pla
     rows = rows_per_rank(workers, layout)
     every, total = spec.checkpoint.every_steps, fixed.total_steps
     commits = [*range(every, total, every), total]
+    orders = _orders(indexes, layout)
+    steps_per_pass = max(order.steps_per_pass for order in orders)
     return Plan(
         name=spec.name,
         run_directory=run_directory,
         spec_hash=fixed.spec_hash,
         index_fingerprint=fixed.index_fingerprint,
-        shards=len(index.uris),
-        shard_bytes=sum(index.sizes),
-        samples=sum(index.samples),
-        samples_per_pass=fixed.steps_per_pass * layout.global_batch,
+        shards=sum(map(len, indexes)),
+        shard_bytes=sum(int(index.sizes.sum()) for index in indexes),
+        samples=sum(order.samples for order in orders),
+        samples_per_pass=steps_per_pass * layout.global_batch,
+        filtered=sum(int(index.stored.sum() - index.samples.sum()) for index in indexes),
+        sources=tuple(
+            SourcePlan(
+                name=order.name,
+                shards=len(index),
+                samples=order.samples,
+                slots=slots,
+                steps_per_pass=order.steps_per_pass,
+                passes=total / order.steps_per_pass,
+            )
+            for index, order, slots in zip(indexes, orders, layout.slots, strict=True)
+        ),
         global_batch=layout.global_batch,
         lanes=layout.lanes,
         window=layout.window,
-        steps_per_pass=fixed.steps_per_pass,
+        steps_per_pass=steps_per_pass,
         total_steps=total,
-        passes=total / fixed.steps_per_pass,
+        passes=total / steps_per_pass,
         workers=workers,
         rows_per_rank=rows,
         padding_rows=rows * workers - layout.global_batch,
         even_workers=tuple(n for n in range(1, layout.lanes + 1) if layout.lanes % n == 0),
+        loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, workers),
         gathered_bytes_per_step=gathered_bytes(rows, workers, spec.model.embedding_dim),
         checkpoint_steps=tuple(commits if len(commits) <= 5 else [*commits[:4], commits[-1]]),
         checkpoints=len(commits),

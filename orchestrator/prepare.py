@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from jobspecs.data import EvaluationData
+from jobspecs.data import EvaluationData, Loader, Source
 from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec, changed_fields
 from jobspecs.load import loads
 from orchestrator import plan as planning
-from orchestrator.indexing import build_index, scan_with_ray
+from orchestrator import tokenizers
+from orchestrator.indexing import build_index, kept_index, known_index, read_index
 from orchestrator.ledger import Ledger
-from workers.data.index import Index, expand, stat_shards
+from orchestrator.scanning import Scanner, scan_with_ray
+from workers.data.filters import canonical
+from workers.data.find_shards import Folders, find_shards, some
+from workers.data.index import Index, fingerprint
+from workers.data.tokenize import Tokenizer
 from workers.run import RunDirectory, RunPlan
-from workers.storage import Storage, absolute, join
+from workers.run_inputs import load_tokenizers
+from workers.storage import Storage, absolute, basename, join
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,10 @@ class Prepared:
     """With absolute URIs: it means the same on every machine of the cluster."""
     storage: Storage
     run: RunDirectory
-    index: Index
+    indexes: tuple[Index, ...]
+    """Of each source."""
+    tokenizers: dict[str, Tokenizer]
+    """By text column; those that are still to be trained are not in it."""
     fixed: RunPlan
     plan: planning.Plan
     rewritten: tuple[str, ...]
@@ -33,51 +43,131 @@ class Prepared:
 
 
 def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
-    """Checks and plans `spec`. Writes nothing. With `only_plan`, a run of that name that is another
-    experiment is no error: the plan is that of a new run.
+    """Checks and plans `spec`. Writes nothing, but for an index of tars that had to be read: the next time
+    they are not. With `only_plan`, a run of that name that is another experiment is no error: the plan is
+    that of a new run.
 
     Raises UsageError: more workers than lanes, or another experiment than the run of that name;
     DataError: shards that are missing or damaged, a batch larger than the data, data that are not the
     run's any more; StorageError: an endpoint that does not answer, no credentials.
     """
     spec = absolute_uris(spec)
-    storage = Storage(spec.storage.s3)
+    storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
     run = RunDirectory(join(spec.storage.root, spec.name))
     fixed = Ledger(storage, run).plan()
     if fixed is not None and fixed.spec_hash != spec.experiment_hash():
         if not only_plan:
             _refuse_another_experiment(spec, storage, run)
         fixed = None
-    index = build_index(spec.data.sources[0], storage, scan_with_ray(storage, spec.cluster))
-    for evaluation in spec.evaluations:
-        stat_shards(expand(evaluation.data.urls, storage), storage)
+    indexes = _indexes(spec, storage, None if fixed is None else run)
     if fixed is None:
-        fixed = planning.fix(spec, index)
-        before = index
+        found = tokenizers.find(spec.data)
+        fixed = planning.fix(spec, indexes)
+        rewritten = []
     else:
-        before = Index.from_json(storage.read(run.index(index.source)))
-        if index.fingerprint() != fixed.index_fingerprint:
-            _refuse_changed_data(run, before, index)
-    etags = dict(zip(before.uris, before.etags, strict=True))
-    rewritten = tuple(uri for uri, etag in zip(index.uris, index.etags, strict=True) if etags.get(uri, etag) != etag)
-    plan = planning.make(spec, index, fixed, run.uri)
-    return Prepared(spec, storage, run, index, fixed, plan, rewritten)
+        found = load_tokenizers(storage, run, spec.data)
+        if fingerprint(indexes) != fixed.index_fingerprint:
+            _refuse_changed_data(storage, run, indexes)
+        rewritten = [
+            uri for index in indexes for uri in _rewritten(known_index(storage, run.index(index.source)), index)
+        ]
+    plan = planning.make(spec, indexes, fixed, run.uri, found)
+    return Prepared(spec, storage, run, indexes, found, fixed, plan, tuple(rewritten))
+
+
+def _indexes(spec: JobSpec, storage: Storage, run: RunDirectory | None) -> tuple[Index, ...]:
+    """The index of each source, and a look at the evaluations' shards. Raises all faults in one DataError."""
+    folders = Folders(storage)
+    scanner = scan_with_ray(storage, spec.cluster)
+    indexes: list[Index] = []
+    faults: list[str] = []
+    for source in spec.data.sources:
+        try:
+            indexes.append(_index(source, spec.storage.root, run, folders, scanner))
+        except DataError as error:
+            faults.append(str(error))
+    faults += _shared(indexes) if len(indexes) > 1 else []
+    for evaluation in spec.evaluations:
+        try:
+            find_shards(evaluation.data.urls, folders)
+        except DataError as error:
+            faults.append(f"evaluation {evaluation.name!r}: {error}")
+    if faults:
+        raise DataError("\n".join(faults))
+    return tuple(indexes)
+
+
+def _index(source: Source, root: str, run: RunDirectory | None, folders: Folders, scanner: Scanner) -> Index:
+    """The index of a source; what earlier ones say of its shards is taken from them. Raises DataError."""
+    kept = kept_index(source, root)
+    # A run that goes on keeps to its own counts.
+    earlier = [known_index(folders.storage, run.index(source.name))] if run else []
+    if source.index is not None:
+        earlier.append(_given_index(source, source.index, folders.storage))
+    earlier.append(known_index(folders.storage, kept))
+    there = [index for index in earlier if index is not None]
+    return build_index(source, folders, scanner, there, keep_at=kept)
+
+
+def _given_index(source: Source, uri: str, storage: Storage) -> Index:
+    """The index that a source names. Raises DataError: it says nothing of the source."""
+    given = read_index(storage, uri)
+    if given is None:
+        raise DataError(
+            f"source {source.name!r}: there is no index {uri}. Make it with `tandem index … --out`, or leave it out."
+        )
+    if given.filters != canonical(source):
+        raise DataError(
+            f"source {source.name!r}: the index {uri} was made with other filters or none. Leave `index` out: what "
+            "the filters keep is found out once, and kept below storage.root."
+        )
+    return given
+
+
+def _shared(indexes: list[Index]) -> list[str]:
+    """What is wrong with shards that two sources name."""
+    owner: dict[str, str] = {}
+    twice = []
+    for index in indexes:
+        for uri in index.uris:
+            if owner.setdefault(uri, index.source) != index.source:
+                twice.append(f"{uri} ({owner[uri]}, {index.source})")
+    if not twice:
+        return []
+    return [
+        f"{len(twice)} shards are in two sources: {some(twice)}. A sample could meet itself in a batch; name each once."
+    ]
 
 
 def absolute_uris(spec: JobSpec) -> JobSpec:
     """`spec` with every path below the current folder written as a `file://` URI."""
-    sources = [source.model_copy(update={"urls": list(map(absolute, source.urls))}) for source in spec.data.sources]
+    sources = [
+        source.model_copy(
+            update={
+                "urls": list(map(absolute, source.urls)),
+                "index": None if source.index is None else absolute(source.index),
+            }
+        )
+        for source in spec.data.sources
+    ]
     evaluations = [
         evaluation.model_copy(update={"data": EvaluationData(urls=list(map(absolute, evaluation.data.urls)))})
         for evaluation in spec.evaluations
     ]
     return spec.model_copy(
         update={
-            "data": spec.data.model_copy(update={"sources": sources}),
+            "data": spec.data.model_copy(update={"sources": sources, "loader": _absolute_cache(spec.data.loader)}),
             "evaluations": evaluations,
             "storage": spec.storage.model_copy(update={"root": absolute(spec.storage.root)}),
         }
     )
+
+
+def _absolute_cache(loader: Loader) -> Loader:
+    if loader.cache is None:
+        return loader
+    folder = str(Path(loader.cache.folder).expanduser().absolute())
+    return loader.model_copy(update={"cache": loader.cache.model_copy(update={"folder": folder})})
 
 
 def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirectory) -> None:
@@ -90,12 +180,29 @@ def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirector
     )
 
 
-def _refuse_changed_data(run: RunDirectory, before: Index, index: Index) -> None:
-    old = dict(zip(before.uris, zip(before.sizes, before.samples, strict=True), strict=True))
-    new = dict(zip(index.uris, zip(index.sizes, index.samples, strict=True), strict=True))
-    changed = sorted(uri for uri in old.keys() | new.keys() if old.get(uri) != new.get(uri))
-    some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+def _refuse_changed_data(storage: Storage, run: RunDirectory, indexes: tuple[Index, ...]) -> None:
+    differ: list[str] = []
+    for index in indexes:
+        before = known_index(storage, run.index(index.source))
+        old, new = [] if before is None else _contents(before), _contents(index)
+        there, wanted = set(new), set(old)
+        differ += [name for name, *_ in sorted({*there - wanted, *wanted - there})]
+    names = list(dict.fromkeys(differ))  # one that changed is in both
+    what = f"{some(names)} differ" if names else "the order of the shards is another one"
     raise DataError(
-        f"the data of source {index.source!r} are not those that the run {run.name!r} was started with: "
-        f"{some} differ. Bring the old shards back to go on with it, or give the job another name."
+        f"the data are not those that the run {run.name!r} was started with: {what}. Bring the old shards and urls "
+        "back to go on with it, or give the job another name."
     )
+
+
+def _contents(index: Index) -> list[tuple[str, int, int, int, bytes]]:
+    """What the fingerprint is made of: a shard's file name, size, counts and kept samples, wherever it lies."""
+    numbers = zip(index.sizes.tolist(), index.stored.tolist(), index.samples.tolist(), strict=True)
+    names = (basename(uri) for uri in index.uris)
+    return [(name, *row, index.kept[i].tobytes()) for i, (name, row) in enumerate(zip(names, numbers, strict=True))]
+
+
+def _rewritten(before: Index | None, index: Index) -> list[str]:
+    """Shards with another ETag than when the run was last started."""
+    etags = {} if before is None else dict(zip(before.uris, before.etags, strict=True))
+    return [uri for uri, etag in zip(index.uris, index.etags, strict=True) if etags.get(uri, etag) != etag]

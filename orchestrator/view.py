@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import Plan
 
@@ -91,12 +92,13 @@ def plan_table(plan: Plan) -> Table:
     rows = {
         "run directory": plan.run_directory,
         "shards": f"{plan.shards} with {_bytes(plan.shard_bytes)}",
-        "samples": f"{plan.samples:,}; a pass takes {plan.samples_per_pass:,} of them",
-        "global batch": f"{plan.global_batch:,} samples on any number of workers",
+        "samples": _samples_of(plan),
+        "global batch": f"{plan.global_batch:,} samples on any number of workers{_shares(plan)}",
         "lanes": f"{plan.lanes}, each shuffled in windows of {plan.window:,}",
         "steps": f"{plan.total_steps:,} ({plan.passes:.2f} passes of {plan.steps_per_pass:,})",
         "workers": f"{plan.workers}; evenly shared out by {even}",
         "rows per rank": f"{plan.rows_per_rank:,} a step ({plan.padding_rows} rows of all ranks only pad)",
+        "loader memory": _memory(plan),
         "gathered": f"{_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
         "checkpoints": f"{plan.checkpoints}, after steps {_steps(plan)}",
         "evaluations": ", ".join(plan.evaluations) or "none",
@@ -106,6 +108,48 @@ def plan_table(plan: Plan) -> Table:
     for what, value in rows.items():
         table.add_row(what, value)
     return table
+
+
+def index_table(summary: IndexSummary) -> Table:
+    """An index as people read it."""
+    table = Table(title="index", title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("how much", overflow="fold")
+    table.add_row("shards", f"{summary.shards:,} with {_bytes(summary.shard_bytes)}")
+    table.add_row("samples", f"{summary.samples:,}")
+    table.add_row("offsets", f"known of {summary.shards_with_offsets:,} shards")
+    table.add_row("kept at", f"{summary.out} ({_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
+    return table
+
+
+def _samples_of(plan: Plan) -> str:
+    told = f"{plan.samples:,}"
+    if plan.filtered:
+        told += f"; the filters leave out {plan.filtered:,}"
+    if len(plan.sources) == 1:
+        told += f"; a pass takes {plan.samples_per_pass:,} of them"
+    return told
+
+
+def _shares(plan: Plan) -> str:
+    """What each of several sources has of a batch, and how often it is seen."""
+    if len(plan.sources) == 1:
+        return ""
+    return ": " + ", ".join(
+        f"{source.slots:,} of {source.name} ({source.passes:.2f} passes)" for source in plan.sources
+    )
+
+
+def _memory(plan: Plan) -> str:
+    memory = plan.loader_memory
+    parts = {
+        "windows": memory.windows,
+        "read ahead": memory.read_ahead,
+        "queues": memory.queues,
+        "processes": memory.processes,
+    }
+    told = ", ".join(f"{what} {_bytes(size)}" for what, size in parts.items() if size)
+    return f"up to {_bytes(memory.total)} a rank: {told}"
 
 
 def _steps(plan: Plan) -> str:
@@ -148,6 +192,11 @@ def status_table(status: Status) -> Table:
     table.add_row("step", f"{status.step:,} of {status.total_steps:,}{loss}")
     table.add_row("attempt", f"{status.attempt}, {status.world_size} worker{'s' if status.world_size != 1 else ''}")
     table.add_row("newest checkpoint", status.latest_checkpoint or "none")
+    if status.filtered:
+        table.add_row("filtered", f"{status.filtered:,} samples that the filters leave out")
+    if status.bad_samples:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(status.bad_samples.items()))
+        table.add_row("bad samples", f"{causes}; listed in bad_samples/")
     for failure in status.failures:
         table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}")
     table.add_row("last event", status.message)

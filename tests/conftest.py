@@ -1,25 +1,55 @@
-"""What all tests share: an S3 server on this machine."""
+"""What all tests share: two S3 servers on this machine, of two makers."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The URL of an empty S3 server; the environment holds credentials and a region for it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
+def s3_credentials() -> Iterator[None]:
+    """The environment holds credentials and a region for the servers below."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", "testing")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.delenv("AWS_PROFILE", raising=False)
         environment.delenv("AWS_SESSION_TOKEN", raising=False)
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_credentials: None) -> Iterator[str]:
+    """The URL of an empty S3 server, moto's."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def rclone_server(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty S3 server, `rclone serve s3`: it ignores If-Match and If-None-Match."""
+    folder = tmp_path_factory.mktemp("rclone")
+    (folder / "served").mkdir()
+    command = [Path(sys.executable).with_name("rclone"), "serve", "s3", "--addr", "127.0.0.1:0"]
+    command += ["--auth-key", "testing,testing-secret", "--config", "/dev/null", "--cache-dir", folder / "cache"]
+    with (folder / "log").open("w") as log, subprocess.Popen([*command, folder / "served"], stderr=log) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while (url := re.search(r"http://127\.0\.0\.1:\d+", (folder / "log").read_text())) is None:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, "rclone did not start within a minute"
+                time.sleep(0.02)
+            yield url[0]
+        finally:
+            server.terminate()

@@ -3,7 +3,8 @@
     <storage.root>/<name>/
         spec.yaml                             the spec as it runs
         plan.json                             what the run has fixed: `RunPlan`
-        index/<source>.json                   the shards of each source
+        index/<source>.parquet                the shards of each source
+        tokenizers/<column>.json              what makes tokens of each text column
         driver.json                           who drives it, with a heartbeat
         events/000000.jsonl …                 what happened, written by the driver
         metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
@@ -38,12 +39,11 @@ class RunPlan:
     """What the plan fixes for the life of a run. The cluster is not in it."""
 
     layout: Layout
-    steps_per_pass: int
     total_steps: int
     spec_hash: str
     """`JobSpec.experiment_hash()`."""
     index_fingerprint: str
-    """`Index.fingerprint()`."""
+    """`workers.data.index.fingerprint` of the sources."""
 
     def to_json(self) -> bytes:
         """As stored in plan.json."""
@@ -56,7 +56,10 @@ class RunPlan:
             fields = json.loads(data)
             return cls(**{**fields, "layout": Layout(**fields["layout"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise RunDirectoryError(f"plan.json can't be read: {error}. Start under a new name.") from error
+            raise RunDirectoryError(
+                f"plan.json can't be read ({error}): it is damaged, or another version of Tandem wrote it. Go on with "
+                "that version, or give the job another name."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,11 @@ class RunDirectory:
 
     def index(self, source: str) -> str:
         """The index of a source."""
-        return join(self.uri, "index", f"{source}.json")
+        return join(self.uri, "index", f"{source}.parquet")
+
+    def tokenizer(self, column: str) -> str:
+        """The tokenizer of a text column."""
+        return join(self.uri, "tokenizers", f"{column}.json")
 
     def checkpoint(self, step: int) -> str:
         """The checkpoint after `step` optimizer steps."""

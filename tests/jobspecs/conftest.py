@@ -1,4 +1,4 @@
-"""A spec as text and with all its defaults written out, and what is wrong with a text."""
+"""A spec as text, one that has every field of the language, and what is wrong with a text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import jobspecs.job
 from jobspecs.errors import SpecError
 from jobspecs.load import loads
 
@@ -60,12 +61,36 @@ def example() -> str:
     return EXAMPLE
 
 
+MORE = (
+    """data.sources=
+      - {name: digits, urls: ["data/digits/train/{00000..00003}.tar"], weight: 3}
+      - name: letters
+        urls: ["data/letters/*.tar"]
+        weight: 1
+        filters: [{field: clip.similarity, at_least: 0.28, at_most: 1, one_of: [a, 1, true]}]
+        metadata: meta.json
+        index: data/letters.index""",
+    "data.image.color={}",
+    "data.text={column: json, field: captions, tokenizer: {kind: bpe}}",
+    "data.query.tokenizer={kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}",
+    "data.document={}",
+    "data.negatives={}",
+    "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
+    "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
+)
+"""What the example leaves out."""
+
+
 @pytest.fixture
-def full(example: str) -> dict[str, Any]:
-    """The example with all its defaults written out, and an evaluation of each kind."""
-    spec = json.loads(loads(example).model_dump_json())
+def full(example: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A spec that has every field of the language, all its defaults written out.
+
+    No objective contrasts all columns: as long as this fixture is in use, `image_text` does.
+    """
+    columns = ("image", "text", "query", "document", "negatives")
+    monkeypatch.setattr(jobspecs.job, "_COLUMNS", {"image_text": columns})
+    spec: dict[str, Any] = json.loads(loads(example, overrides=MORE).model_dump_json())
     spec["evaluations"].append({"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8})
-    spec["storage"]["s3"] = {"endpoint": "http://minio:9000", "region": "eu-west-1"}
     return spec
 
 

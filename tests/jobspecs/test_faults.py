@@ -13,7 +13,12 @@ from jobspecs.errors import Fault, SpecError
 
 Wrong = Callable[..., list[str]]
 NAME = "should be 1 to 63 lower-case letters, digits, '-', '_' or '.', a letter or digit first and last"
-COLUMN = "should be an extension (letters, digits, '_', '.' or '-'), or several parted by ';', as in jpg;png"
+COLUMN = (
+    "should be an extension without its dot (letters, digits, '_', '.' or '-'), or several parted by ';', as in jpg;png"
+)
+FIELD = "should be the name of a field in the JSON, or several parted by '.', as in clip.similarity"
+SIZE = "should be a number of bytes, or a size in B, KiB, MiB, GiB or TiB such as '200 GiB'"
+VALUE = "should be a valid string, a valid integer or true or false"
 ENDPOINT = "should be http:// or https://, a host, and a port where it needs one, as in http://minio:9000"
 
 
@@ -39,6 +44,7 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("name", None, "should be a valid string, given: null"),
         ("name", "Z" * 100, f'{NAME}, given: "{"Z" * 76}...'),
         ("data.image.column", ".jpg; png", f'{COLUMN}, given: ".jpg; png"'),
+        ("data.image.column", "jpg;.png", f'{COLUMN}, given: "jpg;.png"'),
         ("storage.s3.endpoint", "minio:9000", f'{ENDPOINT}, given: "minio:9000"'),
         ("storage.s3.endpoint", "http://me:secret@minio", f'{ENDPOINT}, given: "http://me:secret@minio"'),
         ("storage.s3.endpoint", "http://minio:x", f'{ENDPOINT}, given: "http://minio:x"'),
@@ -73,6 +79,46 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("training.optimizer.betas", [0.9, 0.9, 0.9], "should have at most 2 items, given: [0.9, 0.9, 0.9]"),
         ("data.sources", [], "should have at least 1 item, given: []"),
         ("data.sources.0.urls", "a.tar", 'should be a list, given: "a.tar"'),
+        ("data.sources.0.weight", 0, "should be greater than 0, given: 0"),
+        ("data.sources.1.filters.0.field", "a..b", f'{FIELD}, given: "a..b"'),
+        ("data.sources.1.filters.0.field", "a b", f'{FIELD}, given: "a b"'),
+        ("data.sources.1.filters.0.at_least", "x", 'should be a valid number, given: "x"'),
+        ("data.sources.1.filters.0.one_of", [], "should have at least 1 item, given: []"),
+        ("data.sources.1.filters.0.one_of", "a", 'should be a list, given: "a"'),
+        ("data.sources.1.filters.0.one_of", ["a", 0.5], f"{VALUE}, given: 0.5"),
+        ("data.sources.1.filters.0.one_of", [1.0], f"{VALUE}, given: 1.0\n    Write 1."),
+        ("data.sources.1.filters.0.one_of", [None], f"{VALUE}, given: null"),
+        ("data.sources.1.metadata", ".json", f'{COLUMN}, given: ".json"'),
+        ("data.image.views", 0, "should be greater than or equal to 1, given: 0"),
+        ("data.image.views", 3, "should be less than or equal to 2, given: 3"),
+        ("data.image.crop_ratio", [1], "should have at least 2 items, given: [1]"),
+        ("data.image.max_pixels", 0, "should be greater than or equal to 1, given: 0"),
+        ("data.image.color", True, "should be a mapping, `key: value`, given: true"),
+        ("data.image.color.grayscale", 1.5, "should be less than or equal to 1, given: 1.5"),
+        ("data.image.color.jitter.probability", 1.5, "should be less than or equal to 1, given: 1.5"),
+        ("data.image.color.jitter.brightness", -0.5, "should be greater than or equal to 0, given: -0.5"),
+        ("data.image.color.jitter.hue", 0.6, "should be less than or equal to 0.5, given: 0.6"),
+        ("data.image.color.blur.probability", -1, "should be greater than or equal to 0, given: -1"),
+        ("data.image.color.blur.sigma", [1, 2, 3], "should have at most 2 items, given: [1, 2, 3]"),
+        ("data.text.field", "", f'{FIELD}, given: ""'),
+        ("data.text.context_length", 2, "should be greater than or equal to 3, given: 2"),
+        ("data.text.tokenizer.vocabulary", 259, "should be greater than or equal to 260, given: 259"),
+        ("data.text.tokenizer.texts", 0, "should be greater than or equal to 1, given: 0"),
+        ("data.query.tokenizer.name", "", 'should have at least 1 character, given: ""'),
+        ("data.negatives.count", 0, "should be greater than or equal to 1, given: 0"),
+        ("data.loader.cache.folder", "s3://bucket/cache",
+            'should be a folder on a local disk, not a URI, given: "s3://bucket/cache"'),
+        ("data.loader.cache.folder", "", 'should be a folder on a local disk, not a URI, given: ""'),
+        ("data.loader.cache.max_size", "200 gib", f'{SIZE}, given: "200 gib"'),
+        ("data.loader.cache.max_size", "1.5 TiB", f'{SIZE}, given: "1.5 TiB"'),
+        ("data.loader.cache.max_size", "12", f'{SIZE}, given: "12"'),
+        ("data.loader.cache.max_size", "1" * 70 + " B", f'{SIZE}, given: "{"1" * 70} B"'),
+        ("data.loader.cache.max_size", 1.5, f"{SIZE}, given: 1.5"),
+        ("data.loader.cache.max_size", True, f"{SIZE}, given: true"),
+        ("data.loader.cache.max_size", None, f"{SIZE}, given: null"),
+        ("data.loader.cache.max_size", "0 GiB", f'{SIZE}, given: "0 GiB"'),
+        ("data.loader.cache.max_size", 0, "should be greater than or equal to 1, given: 0"),
+        ("data.loader.cache.max_size", -1, "should be greater than or equal to 1, given: -1"),
         ("objective.logit_scale.learnable", "yes", 'should be true or false, given: "yes"'),
         ("training", None, "should be a mapping, `key: value`, given: null"),
         ("training.optimizer", "adamw", 'should be a mapping, `key: value`, given: "adamw"'),

@@ -18,14 +18,44 @@ EXPERIMENT = {
     "objective.logit_scale.max": 50.0,
     "objective.logit_scale.learnable": False,
     "data.sources.0.name": "others",
+    "data.sources.0.weight": 2.0,
+    "data.sources.0.metadata": "other.json",
+    "data.sources.1.name": "others",
+    "data.sources.1.weight": 2.0,
+    "data.sources.1.filters.0.field": "width",
+    "data.sources.1.filters.0.at_least": 0.3,
+    "data.sources.1.filters.0.at_most": None,
+    "data.sources.1.filters.0.one_of": ["a", 1],
+    "data.sources.1.metadata": "json",
     "data.image.column": "png",
     "data.image.size": 64,
     "data.image.crop_scale": [0.5, 1.0],
+    "data.image.crop_ratio": [1.0, 1.0],
     "data.image.flip": 0.5,
+    "data.image.color.jitter.probability": 0.5,
+    "data.image.color.jitter.brightness": 0.4,
+    "data.image.color.jitter.contrast": 0.4,
+    "data.image.color.jitter.saturation": 0.4,
+    "data.image.color.jitter.hue": 0.1,
+    "data.image.color.grayscale": 0.0,
+    "data.image.color.blur.probability": 0.1,
+    "data.image.color.blur.sigma": [0.1, 1.0],
+    "data.image.max_pixels": 1000,
     "data.image.mean": [0.5, 0.5, 0.4],
     "data.image.std": [0.5, 0.5, 0.4],
-    "data.text.column": "caption",
+    "data.text.column": "meta.json",
+    "data.text.field": "title",
+    "data.text.tokenizer.vocabulary": 1000,
+    "data.text.tokenizer.texts": 1000,
     "data.text.context_length": 47,
+    "data.query.column": "q.json",
+    "data.query.tokenizer.name": "tokenizers/mine",
+    "data.query.tokenizer.revision": None,
+    "data.query.context_length": 47,
+    "data.document.column": "d.txt",
+    "data.document.context_length": 47,
+    "data.negatives.column": "json",
+    "data.negatives.count": 7,
     "data.shuffle_window": 1,
     "data.lanes": 64,
     "model.image.width": 48,
@@ -54,12 +84,21 @@ EXPERIMENT = {
 ONE_VALUE = {
     "objective.kind",
     "objective.loss",
-    "data.text.tokenizer.kind",
+    "data.image.views",
     "model.kind",
     "training.optimizer.kind",
     "training.schedule.kind",
 }
 """Fields that have one allowed value so far."""
+
+NOT_ALONE = {
+    "data.text.tokenizer.kind",
+    "data.query.tokenizer.kind",
+    "data.document.tokenizer.kind",
+    "data.query.field",
+    "data.document.field",
+}
+"""Fields that change together with others."""
 
 OTHER_LENGTHS = {"training.passes", "training.samples"}
 
@@ -79,8 +118,13 @@ FREE = {
     "storage.s3.region": "other",
     "data.loader.processes": 5,
     "data.loader.prefetch": 5,
+    "data.loader.read_ahead": 0,
+    "data.loader.cache": None,
+    "data.loader.cache.folder": "/other",
+    "data.loader.cache.max_size": "1 TiB",
     "data.max_bad_fraction": 0.5,
     "data.sources.0.urls": ["s3://bucket/moved/{00000..00003}.tar"],
+    "data.sources.1.index": "s3://bucket/letters.index",
     "training.zero_stage": 0,
 }
 """Another value for each field that a resumed run may change."""
@@ -88,26 +132,67 @@ FREE = {
 
 def test_every_field_is_tried_here(full: dict[str, Any]) -> None:
     experiment = loads(json.dumps(full)).experiment()
-    assert experiment.keys() == EXPERIMENT.keys() | ONE_VALUE | OTHER_LENGTHS
+    assert experiment.keys() == EXPERIMENT.keys() | ONE_VALUE | NOT_ALONE | OTHER_LENGTHS
     for pattern in set(NOT_THE_EXPERIMENT) - {"apiVersion"}:
-        start = pattern.replace("*", "0")
-        assert any(path == start or path.startswith(f"{start}.") for path in FREE), pattern
+        start = re.escape(pattern).replace(r"\*", r"\d+")
+        assert any(re.match(rf"{start}(\.|$)", path) for path in FREE), pattern
 
 
 @pytest.mark.parametrize("path", EXPERIMENT)
-def test_a_field_of_the_experiment_changes_the_hash(example: str, path: str) -> None:
-    before = loads(example)
-    after = loads(example, overrides=(f"{path}={json.dumps(EXPERIMENT[path])}",))
+def test_a_field_of_the_experiment_changes_the_hash(full: dict[str, Any], path: str) -> None:
+    text = json.dumps(full)
+    before, after = loads(text), loads(text, overrides=(f"{path}={json.dumps(EXPERIMENT[path])}",))
     assert before.experiment_hash() != after.experiment_hash()
     assert changed_fields(before, after) == [f"{path}: {before.experiment()[path]} -> {EXPERIMENT[path]}"]
 
 
 @pytest.mark.parametrize("path", FREE)
-def test_a_field_that_is_none_of_it_does_not(example: str, path: str) -> None:
-    before, after = loads(example), loads(example, overrides=(f"{path}={json.dumps(FREE[path])}",))
+def test_a_field_that_is_none_of_it_does_not(full: dict[str, Any], path: str) -> None:
+    text = json.dumps(full)
+    before, after = loads(text), loads(text, overrides=(f"{path}={json.dumps(FREE[path])}",))
     assert before != after
     assert before.experiment_hash() == after.experiment_hash()
     assert changed_fields(before, after) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        (
+            "data.text.tokenizer={kind: bpe, texts: 9}",
+            [
+                "data.text.tokenizer.kind: bytes -> bpe",
+                "data.text.tokenizer.texts: absent -> 9",
+                "data.text.tokenizer.vocabulary: absent -> 16384",
+            ],
+        ),
+        (
+            "data.text={column: json, field: caption, context_length: 48}",
+            ["data.text.column: txt -> json", "data.text.field: None -> caption"],
+        ),
+        (
+            "data.sources.0.filters=[{field: width, at_least: 200}]",
+            ["data.sources.0.filters.0.at_least: absent -> 200.0", "data.sources.0.filters.0.field: absent -> width"],
+        ),
+        (
+            "data.image.color={jitter: {probability: 0}, blur: {probability: 0, sigma: [1, 1]}}",
+            [
+                "data.image.color.blur.probability: absent -> 0.0",
+                "data.image.color.blur.sigma: absent -> [1.0, 1.0]",
+                "data.image.color.grayscale: absent -> 0.2",
+                "data.image.color.jitter.brightness: absent -> 0.8",
+                "data.image.color.jitter.contrast: absent -> 0.8",
+                "data.image.color.jitter.hue: absent -> 0.2",
+                "data.image.color.jitter.probability: absent -> 0.0",
+                "data.image.color.jitter.saturation: absent -> 0.8",
+            ],
+        ),
+    ],
+)
+def test_a_section_more_changes_the_hash(example: str, override: str, changes: list[str]) -> None:
+    before, after = loads(example), loads(example, overrides=(override,))
+    assert before.experiment_hash() != after.experiment_hash()
+    assert changed_fields(before, after) == changes
 
 
 @pytest.mark.parametrize("path", sorted(OTHER_LENGTHS))
@@ -140,6 +225,7 @@ RESPELLED = {
         "  text: {width: 96, layers: 3, heads: 4}", "  text: {width: &w 96, layers: 3, heads: 4}"
     ),
     "quotes": lambda text, spec: text.replace("name: digits-clip", 'name: "digits-clip"'),
+    "defaults": lambda text, spec: text.replace("column: jpg", "column: jpg, views: 1, color: null, flip: 0"),
 }
 
 

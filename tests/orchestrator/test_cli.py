@@ -158,3 +158,17 @@ def test_data_writes_tars_and_refuses_unknown_kinds(tmp_path: Path) -> None:
     wrong = tandem("data", "digit", str(tmp_path / "wrong"))
     assert wrong.returncode == 2
     assert "digits" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("index", "x.tar", "--name", "Foo"), "--name: should be 1 to 63 lower-case letters"),
+        (("index", "x.tar", "--endpoint", "minio:9000"), "--endpoint: should be http:// or https://"),
+        (("status", "s3://b/run", "--endpoint", "minio:9000"), "--endpoint: should be http:// or https://"),
+    ],
+)
+def test_an_option_that_is_no_value_of_its_field(arguments: tuple[str, ...], message: str) -> None:
+    answer = tandem(*arguments)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"tandem: {message}")

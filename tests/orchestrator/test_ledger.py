@@ -24,7 +24,7 @@ from workers.storage import Storage
 def ledger(tmp_path: Path) -> Ledger:
     """The record of a run that was planned and not started."""
     storage, run = Storage(S3()), RunDirectory(f"file://{tmp_path}/job")
-    plan = RunPlan(Layout(0, 8, 2, 16), 5, 10, "spec", "index")
+    plan = RunPlan(Layout(0, 8, 2, 16, (8,)), 10, "spec", "index")
     storage.write(run.plan, plan.to_json())
     return Ledger(storage, run)
 
@@ -171,3 +171,13 @@ def test_a_driver_that_lost_its_run_notices_and_leaves_the_other_alone(
 def test_no_run_here(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         Ledger(Storage(S3()), RunDirectory(f"file://{tmp_path}")).status()
+
+
+def test_bad_samples_are_counted_by_cause_and_once_for_each_step(ledger: Ledger) -> None:
+    """Step 3 was done again after a failure."""
+    for attempt, records in ((1, [(2, 7, "truncated"), (3, 8, "undecodable")]), (2, [(3, 8, "undecodable")])):
+        writer = PartsWriter(ledger.storage, ledger.run.bad_samples, f"a{attempt:05d}-r00000-")
+        for step, place, cause in records:
+            writer.append({"step": step, "uri": "file:///a.tar", "place": place, "key": "k", "cause": cause})
+        writer.flush()
+    assert ledger.status().bad_samples == {"truncated": 1, "undecodable": 1}

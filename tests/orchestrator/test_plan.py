@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from jobspecs.errors import DataError, UsageError
@@ -11,11 +13,14 @@ from orchestrator.plan import fix, gathered_bytes, make
 from tests.orchestrator.conftest import EXAMPLE
 from workers.data.index import Index
 from workers.data.order import lanes_of_rank, rows_per_rank
+from workers.data.scan import Scan
+from workers.storage import ObjectInfo
 
 
-def index(*samples: int) -> Index:
-    uris = tuple(f"file:///data/{number:05d}.tar" for number in range(len(samples)))
-    return Index("digits", uris, tuple(1000 for _ in samples), tuple("e" for _ in samples), samples)
+def index(*samples: int, name: str = "digits") -> tuple[Index, ...]:
+    """The index of one source whose shards hold so many samples."""
+    shards = [ObjectInfo(f"file:///{name}/{number:05d}.tar", 1000, "e") for number in range(len(samples))]
+    return (Index.of(name, "", shards, [Scan.of(count) for count in samples]),)
 
 
 def spec(*overrides: str) -> JobSpec:
@@ -44,6 +49,50 @@ def test_lanes_given_or_found() -> None:
 def test_a_batch_larger_than_the_data() -> None:
     with pytest.raises(DataError, match="global_batch 128 is larger than the data: source 'digits' has 127"):
         fix(spec(), index(100, 27))
+
+
+def mixture(*weights: float | None) -> JobSpec:
+    """The example with two sources of these weights."""
+    sources = [
+        {"name": name, "urls": [f"{name}/*.tar"], "weight": weight}
+        for name, weight in zip(("digits", "letters"), weights, strict=True)
+    ]
+    return spec(f"data.sources={json.dumps(sources)}")
+
+
+TWO = index(700, 600) + index(80, name="letters")
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots", "steps"),
+    [
+        ((3, 1), (96, 32), (13, 2)),
+        ((None, None), (121, 7), (10, 11)),
+        ((1, 2), (43, 85), None),
+        ((1, 1000), (0, 128), None),
+    ],
+)
+def test_sources_have_their_share_of_the_slots(
+    weights: tuple[float | None, ...], slots: tuple[int, ...], steps: tuple[int, ...] | None
+) -> None:
+    """80 letters are less than 85 slots; and a share of less than one slot is none."""
+    one = mixture(*weights)
+    if steps is None:
+        with pytest.raises(DataError, match=r"too small a share|of which it has 85 samples"):
+            fix(one, TWO)
+        return
+    fixed = fix(one, TWO)
+    assert fixed.layout.slots == slots
+    plan = make(one, TWO, fixed, "file:///runs/x")
+    assert [source.slots for source in plan.sources] == list(slots)
+    assert [source.steps_per_pass for source in plan.sources] == list(steps)
+    assert plan.steps_per_pass == max(steps)
+    assert (plan.shards, plan.samples) == (3, 1380)
+
+
+def test_passes_are_those_of_the_source_that_takes_longest() -> None:
+    one = mixture(3, 1).model_copy(update={"training": spec("training.steps=null", "training.passes=2").training})
+    assert fix(one, TWO).total_steps == 2 * 13
 
 
 def test_more_workers_than_lanes() -> None:

@@ -10,14 +10,22 @@ import pytest
 
 from jobspecs.errors import DataError, UsageError
 from jobspecs.load import dumps
+from orchestrator.indexing import build_index, kept_index
 from orchestrator.prepare import Prepared, prepare
 from tests.orchestrator.conftest import digits_spec
+from workers.data.find_shards import Folders
+from workers.data.index_file import to_parquet
+from workers.data.scan import scan_shard
+from workers.storage import Storage
 
 
 def begin(prepared: Prepared) -> None:
     """Writes down what a run is, as the driver does when it begins."""
     prepared.storage.write(prepared.run.spec, dumps(prepared.spec).encode())
-    prepared.storage.write(prepared.run.index(prepared.index.source), prepared.index.to_json())
+    for index in prepared.indexes:
+        prepared.storage.write(prepared.run.index(index.source), to_parquet(index))
+    for name, tokenizer in prepared.tokenizers.items():
+        prepared.storage.write(prepared.run.tokenizer(name), tokenizer.to_bytes())
     prepared.storage.write(prepared.run.plan, prepared.fixed.to_json())
 
 
@@ -51,11 +59,27 @@ def test_what_is_not_the_experiment_may_change(digits: Path, copy: Path, tmp_pat
 
 def test_other_data_are_refused(copy: Path, tmp_path: Path) -> None:
     begin(prepare(digits_spec(copy, tmp_path)))
-    (copy / "train" / "00002_stats.json").write_text('{"successes": 7}')
+    shard = copy / "train" / "00002.tar"
+    shard.write_bytes(shard.read_bytes() + bytes(512))
     with pytest.raises(
-        DataError, match=r"are not those that the run 'digits-clip' was started with: .*00002\.tar differ"
+        DataError, match=r"are not those that the run 'digits-clip' was started with: 00002\.tar differ\. Bring"
     ):
         prepare(digits_spec(copy, tmp_path))
+
+
+def test_moved_tars_of_which_one_changed(digits: Path, copy: Path, tmp_path: Path) -> None:
+    begin(prepare(digits_spec(digits, tmp_path)))
+    shard = copy / "train" / "00001.tar"
+    shard.write_bytes(shard.read_bytes() + bytes(512))
+    with pytest.raises(DataError, match=r"started with: 00001\.tar differ\. Bring"):
+        prepare(digits_spec(copy, tmp_path))
+
+
+def test_shards_in_another_order_are_other_data(digits: Path, tmp_path: Path) -> None:
+    begin(prepare(digits_spec(digits, tmp_path)))
+    urls = [f"{digits}/train/{number:05d}.tar" for number in (0, 2, 1, 3)]
+    with pytest.raises(DataError, match="started with: the order of the shards is another one"):
+        prepare(digits_spec(digits, tmp_path, f"data.sources.0.urls={urls}"))
 
 
 def test_a_shard_that_was_written_again_is_told(copy: Path, tmp_path: Path) -> None:
@@ -72,3 +96,45 @@ def test_a_run_of_another_version_with_other_fields(digits: Path, tmp_path: Path
     prepared.storage.write(prepared.run.plan, plan)
     with pytest.raises(UsageError, match="the fields are equal: the version that wrote it had others"):
         prepare(digits_spec(digits, tmp_path))
+
+
+def test_a_damaged_index_that_was_kept_is_made_again(
+    digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = prepare(digits_spec(digits, tmp_path))
+    begin(prepared)
+    run_index = prepared.run.index("digits")
+    kept = kept_index(prepared.spec.data.sources[0], prepared.spec.storage.root)
+    for uri in (run_index, kept):
+        prepared.storage.write(uri, b"no parquet")
+    again = prepare(digits_spec(digits, tmp_path))
+    assert again.indexes[0].fingerprint() == prepared.indexes[0].fingerprint()
+    assert f"is made again: {kept} can't be read as an index" in caplog.text
+
+
+def test_an_index_that_a_source_names_goes_before_what_was_kept(digits: Path, tmp_path: Path) -> None:
+    """It may know where samples begin, where the kept one has counts alone."""
+    spec = digits_spec(digits, tmp_path)
+    prepare(spec)
+    (source,) = spec.data.sources
+    folders = Folders(Storage())
+    read = build_index(
+        source,
+        folders,
+        lambda source, shards: ((shard, scan_shard(shard, source, folders.storage)) for shard in shards),
+        read_all=True,
+    )
+    (tmp_path / "read.index").write_bytes(to_parquet(read))
+    named = prepare(digits_spec(digits, tmp_path, f"data.sources.0.index={tmp_path}/read.index"))
+    assert [len(named.indexes[0].offsets[number]) for number in range(4)] == [2] * 4
+
+
+def test_an_index_without_a_sources_filters_says_nothing_of_it(digits: Path, tmp_path: Path) -> None:
+    (index,) = prepare(digits_spec(digits, tmp_path)).indexes
+    (tmp_path / "plain.index").write_bytes(to_parquet(index))
+    flags = (
+        f"data.sources.0.index={tmp_path}/plain.index",
+        "data.sources.0.filters=[{field: label, at_most: 4}]",
+    )
+    with pytest.raises(DataError, match=r"was made with other filters or none\. Leave `index` out"):
+        prepare(digits_spec(digits, tmp_path, *flags))

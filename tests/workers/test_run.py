@@ -13,8 +13,7 @@ from workers.run import PartsWriter, RunDirectory, RunDirectoryError, RunPlan, r
 from workers.storage import ObjectInfo, Storage
 
 PLAN = RunPlan(
-    Layout(seed=3, global_batch=24, lanes=4, window=16),
-    steps_per_pass=10,
+    Layout(seed=3, global_batch=24, lanes=4, window=16, slots=(14, 10)),
     total_steps=25,
     spec_hash="5bec",
     index_fingerprint="f19e",
@@ -25,7 +24,8 @@ def test_places() -> None:
     run = RunDirectory("s3://bucket/runs/digits-clip")
     assert run.name == "digits-clip"
     assert run.spec == "s3://bucket/runs/digits-clip/spec.yaml"
-    assert run.index("digits") == "s3://bucket/runs/digits-clip/index/digits.json"
+    assert run.index("digits") == "s3://bucket/runs/digits-clip/index/digits.parquet"
+    assert run.tokenizer("text") == "s3://bucket/runs/digits-clip/tokenizers/text.json"
     assert run.checkpoint(100) == f"{run.checkpoints}/step-00000100"
     assert run.evaluation(100, "held-out") == f"{run.uri}/evaluations/step-00000100/held-out.json"
     assert len({run.plan, run.driver, run.stop, run.events, run.metrics, run.bad_samples}) == 6
@@ -56,9 +56,9 @@ def _without(name: str) -> bytes:
     ],
 )
 def test_a_plan_that_cannot_be_read_says_why(data: bytes, reason: str) -> None:
-    with pytest.raises(RunDirectoryError, match=f"plan.json can't be read: .*({reason})") as raised:
+    with pytest.raises(RunDirectoryError, match=rf"plan\.json can't be read \(.*({reason})") as raised:
         RunPlan.from_json(data)
-    assert str(raised.value).endswith("Start under a new name.")
+    assert str(raised.value).endswith("or give the job another name.")
 
 
 def test_parts_are_read_in_the_order_they_were_written(tmp_path: Path) -> None:

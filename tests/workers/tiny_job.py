@@ -8,12 +8,18 @@ from pathlib import Path
 
 import yaml
 
+from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from jobspecs.storage import S3
 from workers.data.demo_digits import digits
 from workers.data.demo_tar import Sample, pack_shard
-from workers.data.index import Index, expand, scan_count, stat_shards
-from workers.data.order import Layout, SourceOrder
+from workers.data.filters import canonical
+from workers.data.find_shards import Folders, find_shards
+from workers.data.index import Index, fingerprint
+from workers.data.index_file import to_parquet
+from workers.data.order import Layout
+from workers.data.scan import scan_shard
+from workers.data.tokenize import byte_tokenizer
 from workers.run import RunDirectory, RunPlan
 from workers.storage import Storage
 from workers.train.loop import TrainTask
@@ -63,30 +69,36 @@ def write_shards(folder: Path, samples: list[Sample], shards: int) -> None:
         (folder / f"{number:05d}.tar").write_bytes(pack_shard(number, samples[number::shards]))
 
 
+def index_of(spec: JobSpec, storage: Storage) -> tuple[Index, ...]:
+    """The index of each source, by reading the tars."""
+    indexes = []
+    for source in spec.data.sources:
+        shards = find_shards(source.urls, Folders(storage))
+        scans = [scan_shard(shard, source, storage) for shard in shards]
+        indexes.append(Index.of(source.name, canonical(source), shards, scans))
+    return tuple(indexes)
+
+
+def write_tokenizers(directory: RunDirectory, storage: Storage) -> None:
+    storage.write(directory.tokenizer("text"), byte_tokenizer().to_bytes())
+
+
 def write_run(run: Path, shards: Path, overrides: tuple[str, ...] = ()) -> TrainTask:
-    """Writes what a driver would have written of a run at `run`: the spec, the plan and the index. Returns
-    the task of its first attempt."""
+    """Writes what a driver would have written of a run at `run`: the spec, the plan, the index and the
+    tokenizer. Returns the task of its first attempt."""
     storage, directory = Storage(S3()), RunDirectory(f"file://{run}")
     spec = loads(SPEC % shards, "tiny.yaml", overrides)
-    uris = expand(spec.data.sources[0].urls, storage)
-    infos = stat_shards(uris, storage)
-    index = Index(
-        "digits",
-        tuple(uris),
-        tuple(info.size for info in infos),
-        tuple(info.etag for info in infos),
-        tuple(scan_count(uri, storage) for uri in uris),
-    )
-    layout = Layout(seed=spec.seed, global_batch=8, lanes=4, window=4)
+    indexes = index_of(spec, storage)
     assert spec.training.steps is not None
     plan = RunPlan(
-        layout,
-        SourceOrder("digits", index.counts, layout).steps_per_pass,
+        Layout(seed=spec.seed, global_batch=8, lanes=4, window=4, slots=(8,)),
         spec.training.steps,
         spec.experiment_hash(),
-        index.fingerprint(),
+        fingerprint(indexes),
     )
     storage.write(directory.spec, yaml.safe_dump(spec.model_dump(mode="json")).encode())
     storage.write(directory.plan, plan.to_json())
-    storage.write(directory.index("digits"), index.to_json())
-    return TrainTask(spec=spec, plan=plan, index=index, run=directory, attempt=1, resume_from=None)
+    for index in indexes:
+        storage.write(directory.index(index.source), to_parquet(index))
+    write_tokenizers(directory, storage)
+    return TrainTask(spec=spec, plan=plan, run=directory, attempt=1, resume_from=None)

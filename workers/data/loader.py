@@ -1,6 +1,6 @@
 """The batches of one rank, in order, prepared ahead by loader processes.
 
-In: the index, the layout and the rank. Out: an iterator of `RankBatch`es from any step on: all that a
+In: the indexes, the layout and the rank. Out: an iterator of `RankBatch`es from any step on: all that a
 resume needs is the step number.
 """
 
@@ -19,14 +19,29 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobspecs.data import Data
 from jobspecs.errors import TandemError
 from jobspecs.storage import S3
 from workers.data.index import Index
-from workers.data.loader_process import Block, Task
+from workers.data.loader_process import Filled, Task
 from workers.data.order import Layout, lanes_of_rank, rows_per_rank
 from workers.data.rows import BadSample, Rows
+from workers.data.tokenize import Tokenizer
+
+_PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from workers.data.loader_process import main
+main({}, {})
+"""
+"""Not `-m`: what it sends must be of this module, not of its `__main__`. A terminal sends Ctrl-C to it too, and
+the rank goes on until it has saved a checkpoint."""
+
+
+_KEPT_BYTES = 32 << 20
+"""Free memory that a loader process keeps for its next image: glibc's largest threshold."""
 
 
 class LoaderDiedError(RuntimeError):
@@ -48,9 +63,10 @@ class Loader:
 
     def __init__(
         self,
-        index: Index,
+        indexes: tuple[Index, ...],
         layout: Layout,
         data: Data,
+        tokenizers: dict[str, Tokenizer],
         s3: S3,
         *,
         rank: int,
@@ -65,10 +81,14 @@ class Loader:
         self._lanes = lanes_of_rank(rank, world_size, layout.lanes)
         shares = [self._lanes[i :: data.loader.processes] for i in range(data.loader.processes)]
         self._shares = [share for share in shares if share]
-        self._processes = [
-            _Process(Task(index, layout, data, s3, tuple(share), first_step, last_step), data.loader.prefetch)
-            for share in self._shares
-        ]
+        self._processes: list[_Process] = []
+        try:
+            for share in self._shares:
+                task = Task(indexes, layout, data, tokenizers, s3, tuple(share), first_step, last_step)
+                self._processes.append(_Process(task))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Loader:
         return self
@@ -76,6 +96,10 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes, and gives their memory back."""
         for process in self._processes:
             process.close()
 
@@ -85,74 +109,83 @@ class Loader:
             rows = Rows.empty(self._rows, self._data)
             bad: list[BadSample] = []
             for share, process in zip(self._shares, self._processes, strict=True):
-                block = process.next()
-                assert block.step == step, f"loader sent step {block.step} for step {step}"
-                self._place(block.rows, share, rows)
-                bad += block.bad
+                filled = process.next()
+                assert filled.step == step, f"loader sent step {filled.step} for step {step}"
+                rows.place(process.slots[filled.slot], self._places(share))
+                process.free(filled.slot)
+                bad += filled.bad
             yield RankBatch(step, rows, bad)
 
-    def _place(self, source: Rows, share: range, target: Rows) -> None:
-        """Copies a share's rows to the places of its lanes in the rank's rows."""
+    def _places(self, share: range) -> NDArray[np.int64]:
+        """Where the rows of a share's lanes stand among the rank's."""
         b = self._layout.lane_batch
-        places = np.concatenate([np.arange(b) + (lane - self._lanes.start) * b for lane in share])
-        target.images[places] = source.images
-        target.tokens[places] = source.tokens
-        target.ids[places] = source.ids
-        target.valid[places] = source.valid
+        return np.concatenate([np.arange(b) + (lane - self._lanes.start) * b for lane in share])
 
 
 class _Process:
-    """A loader process and the thread that receives what it sends, `prefetch` blocks ahead."""
+    """A loader process, the memory that it shares with us, and the thread that receives what it sends."""
 
-    def __init__(self, task: Task, prefetch: int) -> None:
+    def __init__(self, task: Task) -> None:
         ours, theirs = socket.socketpair()
-        # Not `-m`: what it sends must be of this module, not of its `__main__`.
-        program = f"from workers.data.loader_process import main; main({theirs.fileno()})"
-        with theirs:
-            # The child finds the packages where this process found them.
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with ours, theirs, os.fdopen(os.memfd_create("tandem-loader"), "wb") as memory:
+            memory.truncate(task.memory_bytes)
+            self.slots = task.map_slots(memory.fileno())
+            inherited = theirs.fileno(), memory.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-c", program],
-                pass_fds=[theirs.fileno()],
-                env=environment,
+                [sys.executable, "-c", _PROGRAM.format(*inherited)],
+                pass_fds=inherited,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
             )
-        self._connection = Connection(ours.detach())
-        self._closing = threading.Event()
-        self._blocks: queue.Queue[Block | BaseException] = queue.Queue(maxsize=prefetch)
+            self._connection = Connection(ours.detach())
+        self._filled: queue.SimpleQueue[Filled | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._receive, args=(task,), name="loader", daemon=True)
         self._thread.start()
 
-    def next(self) -> Block:
-        received = self._blocks.get()
+    def next(self) -> Filled:
+        received = self._filled.get()
         if isinstance(received, BaseException):
             raise received
         return received
 
+    def free(self, slot: int) -> None:
+        """Gives a slot back, to be filled again."""
+        with contextlib.suppress(OSError):  # it may have sent its last rows and gone
+            self._connection.send(slot)
+
     def close(self) -> None:
-        self._closing.set()
         self._process.terminate()
         self._process.wait()
         self._thread.join()
         self._connection.close()
+        self.slots.clear()  # the memory goes with them
 
     def _receive(self, task: Task) -> None:
         try:
             self._connection.send(task)
             for _ in range(task.first_step, task.last_step):
                 received = self._connection.recv()
-                self._put(received)
+                self._filled.put(received)
                 if isinstance(received, TandemError):
                     return
         except (EOFError, OSError):
             code = self._process.wait()
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            self._put(LoaderDiedError(f"a loader process died ({died}); see the worker's log"))
+            self._filled.put(LoaderDiedError(f"a loader process died ({died}); see the worker's log"))
         except Exception as error:
-            self._put(error)  # whatever it is: the rank must not wait for ever
+            self._filled.put(error)  # whatever it is: the rank must not wait for ever
 
-    def _put(self, item: Block | BaseException) -> None:
-        while not self._closing.is_set():
-            with contextlib.suppress(queue.Full):
-                self._blocks.put(item, timeout=0.2)
-                return
+
+def _environment() -> dict[str, str]:
+    """Of a loader process, which finds the packages where this process found them.
+
+    glibc's malloc gives large blocks back to the system at once, and takes them again for the next image: that
+    cost a third of the time of a 512×384 JPEG. And what the threads of the read-ahead fetched is freed by the
+    main thread: with a heap for each thread, a third more memory than the windows' stayed in use.
+    """
+    malloc = {
+        "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
+        "MALLOC_ARENA_MAX": "1",
+    }
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **malloc}

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from jobspecs.job import JobSpec
-from workers.data.decode import UndecodableError, image_array
-from workers.data.index import expand, stat_shards
-from workers.data.shards import Sample, extensions, read_samples
-from workers.data.tokenize import byte_tokens
+from workers.data.decode import DecodeError, decode_views
+from workers.data.find_shards import Folders, find_shards
+from workers.data.shards import Sample, extensions, read_unindexed
 from workers.models.two_tower import build
+from workers.run import RunDirectory
+from workers.run_inputs import load_tokenizers
 from workers.storage import Storage
 from workers.train.checkpoint import load_model
 
@@ -34,19 +35,23 @@ class EncodedImages:
 class Encoder:
     """The model of a checkpoint, ready to encode; fp32, on a GPU where there is one."""
 
-    def __init__(self, spec: JobSpec, checkpoint: str) -> None:
+    def __init__(self, spec: JobSpec, run: RunDirectory, checkpoint: str) -> None:
+        assert spec.data.image is not None
+        assert spec.data.text is not None  # the spec's own rule
         self.spec = spec
-        self.storage = Storage(spec.storage.s3)
+        self.image = spec.data.image
+        self.text = spec.data.text
+        self.storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
+        self._tokenizer = load_tokenizers(self.storage, run, spec.data)["text"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build(spec.model, spec.data, spec.objective, spec.seed)
+        model = build(spec.model, spec.data, spec.objective, spec.seed, self._tokenizer)
         self.manifest = load_model(self.storage, checkpoint, model)
         self._model = model.eval().to(self._device)
 
     @torch.inference_mode()
     def texts(self, texts: list[str], batch: int) -> NDArray[np.float32]:
         """(n, d), L2-normalised."""
-        length = self.spec.data.text.context_length
-        tokens = np.stack([byte_tokens(text, length) for text in texts])
+        tokens = np.stack([self._tokenizer.encode(text, self.text.context_length) for text in texts])
         parts = [
             self._model.encode_text(torch.from_numpy(tokens[start : start + batch]).to(self._device))
             for start in range(0, len(tokens), batch)
@@ -57,20 +62,23 @@ class Encoder:
     def images(self, urls: list[str], column: str, batch: int) -> EncodedImages:
         """The images of the tars at `urls`, unaugmented, each with its other `column`; a sample that lacks
         one of the two or can't be decoded is skipped. Raises DataError, StorageError."""
-        wanted = extensions(self.spec.data.image.column), extensions(column)
+        wanted = extensions(self.image.column), extensions(column)
+        size = self.image.size
         column_of_image: list[bytes] = []
         skipped = 0
         pending: list[NDArray[np.uint8]] = []
         features: list[torch.Tensor] = []
-        for sample in self._samples(urls, frozenset(wanted[0] + wanted[1])):
+        for sample in self._samples(urls, wanted):
             image, other = sample.column(wanted[0]), sample.column(wanted[1])
+            view = np.empty((1, size, size, 3), np.uint8)
             try:
-                if image is None or other is None:
-                    raise UndecodableError("a column is missing")
-                pending.append(image_array(image, self.spec.data.image, key=None))
-            except UndecodableError:
+                if sample.fault is not None or image is None or other is None:
+                    raise DecodeError("missing_column", "a column is missing")
+                decode_views(image, self.image, None, view)
+            except DecodeError:
                 skipped += 1
                 continue
+            pending.append(view[0])
             column_of_image.append(other)
             if len(pending) == batch:
                 features.append(self._encode(pending))
@@ -84,6 +92,6 @@ class Encoder:
     def _encode(self, images: list[NDArray[np.uint8]]) -> torch.Tensor:
         return self._model.encode_image(torch.from_numpy(np.stack(images)).to(self._device))
 
-    def _samples(self, urls: list[str], columns: frozenset[str]) -> Iterator[Sample]:
-        for info in stat_shards(expand(urls, self.storage), self.storage):
-            yield from read_samples(self.storage, info.uri, columns)
+    def _samples(self, urls: list[str], columns: tuple[tuple[str, ...], ...]) -> Iterator[Sample]:
+        for shard in find_shards(urls, Folders(self.storage)):
+            yield from read_unindexed(self.storage, shard, columns)

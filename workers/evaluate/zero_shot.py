@@ -59,7 +59,7 @@ def accuracies(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[s
 def _label(spec: ZeroShot, column: bytes) -> int:
     try:
         label = json.loads(column)[spec.label_field]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {spec.label_field!r}. "
             "Set label_column and label_field to where the index of its class (from 0) stands."

@@ -34,11 +34,11 @@ class Backend(Protocol):
     def exists(self, uri: str) -> bool:
         """Whether there is an object, found out at the lowest cost."""
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """What is below a folder, in any order."""
+    def list(self, prefix: str, *, deep: bool) -> Iterator[ObjectInfo]:
+        """What is in a folder, and `deep` in those below it, in any order."""
 
-    def open(self, uri: str, start: int) -> BinaryIO:
-        """A stream from byte `start` on."""
+    def open(self, uri: str, start: int, known: ObjectInfo | None) -> BinaryIO:
+        """A stream from byte `start` on; DataError if the object isn't the `known` one."""
 
     def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
         """Create or replace an object in one step; AlreadyExistsError for `if_absent` and an object."""

@@ -22,6 +22,8 @@ from jobspecs.errors import (
 )
 from workers.storage.uris import bucket_and_prefix
 
+_BUSY = ("SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded", "RequestTimeout")
+
 
 @contextlib.contextmanager
 def translated(verb: str, uri: str, endpoint: str | None = None) -> Iterator[None]:
@@ -47,9 +49,40 @@ def already_exists(uri: str) -> AlreadyExistsError:
     )
 
 
+def changed(uri: str, seen: str) -> DataError:
+    """What reading an object raises that is no longer the one that was `seen`: "opened", "indexed"."""
+    return DataError(
+        f"cannot read {uri}: it was changed or replaced since it was {seen}. Put the old object back, or give the new "
+        "data names of their own and use those"
+    )
+
+
+def transient(error: Exception) -> str | None:
+    """The name of a failure that another request may mend; None for any other."""
+    from botocore import exceptions as boto
+    from urllib3.exceptions import HTTPError  # botocore passes it on where the body of an error breaks
+
+    if isinstance(error, boto.ClientError):
+        code, status = error.response.get("Error", {}).get("Code", "?"), http_status(error) or 0
+        return f"{code} (HTTP {status})" if status in (429, *range(500, 600)) or code in _BUSY else None
+    if isinstance(
+        error, (boto.IncompleteReadError, boto.ResponseStreamingError, boto.FlexibleChecksumError, HTTPError)
+    ):
+        return "broken body"
+    return type(error).__name__ if isinstance(error, (boto.ConnectionError, boto.HTTPClientError, OSError)) else None
+
+
+def unanswered(error: Exception) -> bool:
+    """Whether the server said nothing at all."""
+    from botocore import exceptions as boto
+
+    silence = (boto.ConnectionError, boto.ConnectionClosedError, boto.ReadTimeoutError)
+    return isinstance(error, silence)
+
+
 def http_status(error: Exception) -> int | None:
     """The HTTP status of a botocore ClientError, None for any other error."""
-    response: dict[str, Any] = getattr(error, "response", {})
+    response: dict[str, Any] = getattr(error, "response", None) or {}  # None: a request without an answer
     status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status
 
@@ -99,10 +132,6 @@ def _s3_error(error: Exception, verb: str, uri: str, endpoint: str) -> TandemErr
             return NotFoundError(f"{failed}: there is no bucket {bucket!r} at {endpoint}. Create it or correct the URI")
         if status == 404:
             return NotFoundError(f"{failed}: there is no such object. Check the URI")
-        if status == 412:
-            return DataError(
-                f"{failed}: the object was changed or replaced while it was read. Write new data under new names"
-            )
         if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
             return AccessDeniedError(
                 f"{failed}: access denied ({code}). Check that the credentials are valid and may {verb} "

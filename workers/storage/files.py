@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any, BinaryIO
 
 from jobspecs.errors import NotFoundError, StorageError
 from workers.storage.backend import ObjectInfo
-from workers.storage.errors import already_exists, translated
-from workers.storage.uris import path_of
+from workers.storage.errors import already_exists, changed, translated
+from workers.storage.uris import is_temporary, path_of, temporary_name
 
 _BUFFER_BYTES = 256 << 10
-_TEMPORARY = re.compile(r"\.tandem-[0-9a-f]{16}\.tmp")
 
 
 class FileStore:
@@ -42,7 +39,7 @@ class FileStore:
             return False
         return True
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, deep: bool) -> Iterator[ObjectInfo]:
         """Links are followed: shards often lie on another disk. Unfinished writes are left out."""
 
         def refuse(error: OSError) -> None:  # os.walk() itself would skip what it can't read
@@ -53,12 +50,16 @@ class FileStore:
             for name in names:
                 # A file may go between the listing and its stat(): then it is not there.
                 with contextlib.suppress(FileNotFoundError, NotFoundError):
-                    if not _TEMPORARY.fullmatch(name):
+                    if not is_temporary(name):
                         yield self.stat(f"file://{Path(parent, name)}")
+            if not deep:
+                return
 
-    def open(self, uri: str, start: int) -> BinaryIO:
+    def open(self, uri: str, start: int, known: ObjectInfo | None) -> BinaryIO:
         """A buffered stream. A file that is replaced meanwhile is read on as it was."""
-        self.stat(uri)
+        now = self.stat(uri)
+        if known is not None and (known.size, known.etag) != (now.size, now.etag):
+            raise changed(uri, "indexed")
         file = _FileReader(uri)
         file.seek(start)
         return io.BufferedReader(file, _BUFFER_BYTES)
@@ -67,7 +68,7 @@ class FileStore:
         """A temporary file in the same folder, synced, then renamed, or linked for `if_absent`."""
         path = path_of(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".tandem-{secrets.token_hex(8)}.tmp"
+        temporary = path.parent / temporary_name()
         try:
             with temporary.open("xb") as stream:
                 stream.write(data)

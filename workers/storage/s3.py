@@ -1,42 +1,43 @@
 """The backend of `s3://`: one request a call, except that reading takes one a range.
 
-botocore retries a request that gets no answer, but not a body that breaks off. So an object is read
-in ranges, each of them checked and retried here.
+`s3_range.py` fetches ranges, `read_ahead.py` makes a stream of them, `cache.py` keeps them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from jobspecs.data import Cache
 from jobspecs.errors import StorageError
 from jobspecs.storage import S3
 from workers.storage.backend import ObjectInfo
-from workers.storage.errors import already_exists, http_status, translated
-from workers.storage.s3_client import connect
-from workers.storage.uris import bucket_and_key, bucket_and_prefix
+from workers.storage.cache import RangeCache
+from workers.storage.errors import already_exists, http_status
+from workers.storage.read_ahead import RANGE_BYTES, Fetch, RangeStream
+from workers.storage.s3_client import Connection, connect
+from workers.storage.s3_range import ObjectRanges
+from workers.storage.uris import bucket_and_key, bucket_and_prefix, is_temporary, temporary_name
 
-_RANGE_BYTES = 8 << 20  # a broken body costs at most this much again; above it S3 gets no faster
 _BUFFER_BYTES = 256 << 10
-_BODY_ATTEMPTS = 5
-_BACKOFF_SECONDS = 0.5
 
 
 class S3Store:
-    """Objects of S3 or a server compatible with it. Connects when it is first used."""
+    """Objects of S3 or a server compatible with it. Connects, and opens the cache, when first used."""
 
-    def __init__(self, s3: S3) -> None:
-        self._s3 = s3
+    def __init__(self, s3: S3, cache: Cache | None, read_ahead: int) -> None:
+        self._s3, self._cache, self._read_ahead = s3, cache, read_ahead
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._connection: Connection | None = None
+        self._range_cache: RangeCache | None = None
+        self._obeys_conditions = False
 
-    def __reduce__(self) -> tuple[type[S3Store], tuple[S3]]:
-        return S3Store, (self._s3,)
+    def __reduce__(self) -> tuple[type[S3Store], tuple[S3, Cache | None, int]]:
+        return S3Store, (self._s3, self._cache, self._read_ahead)
 
     @property
     def endpoint(self) -> str:
@@ -45,11 +46,24 @@ class S3Store:
 
     @property
     def client(self) -> Any:
-        """The boto3 client of all threads."""
+        """The boto3 client of all threads, for everything but reading."""
+        return self._connected.calls
+
+    @property
+    def _connected(self) -> Connection:
         with self._lock:
-            if self._client is None:
-                self._client = connect(self._s3)
-            return self._client
+            if self._connection is None:
+                self._connection = connect(self._s3)
+            return self._connection
+
+    @property
+    def _opened_cache(self) -> RangeCache | None:
+        if self._cache is None:
+            return None
+        with self._lock:
+            if self._range_cache is None:
+                self._range_cache = RangeCache(Path(self._cache.folder), self._cache.max_size)
+            return self._range_cache
 
     def stat(self, uri: str) -> ObjectInfo:
         """One HEAD; a second one tells a missing bucket from a missing object."""
@@ -73,27 +87,35 @@ class S3Store:
             raise
         return True
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """One request a 1000 objects."""
+    def list(self, prefix: str, *, deep: bool) -> Iterator[ObjectInfo]:
+        """One request a 1000 objects. Probes of conditional writes are left out."""
         bucket, folder = bucket_and_prefix(prefix.rstrip("/"))
         pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=f"{folder}/" if folder else ""
+            Bucket=bucket, Prefix=f"{folder}/" if folder else "", **({} if deep else {"Delimiter": "/"})
         )
         for page in pages:
             for entry in page.get("Contents", ()):
-                if not entry["Key"].endswith("/"):  # consoles keep empty "folders" as such objects
-                    uri = f"s3://{bucket}/{entry['Key']}"
+                uri = f"s3://{bucket}/{entry['Key']}"
+                # Consoles keep empty "folders" as objects whose names end in a slash.
+                if not uri.endswith("/") and not is_temporary(uri):
                     yield ObjectInfo(uri, entry["Size"], entry["ETag"].strip('"'))
 
-    def open(self, uri: str, start: int) -> BinaryIO:
-        """A buffered stream of ranges, all of the object that is there now."""
-        info = self.stat(uri)
-        ranges = _RangeReader(lambda first, length: self._range(info, first, length), start, info.size)
+    def open(self, uri: str, start: int, known: ObjectInfo | None) -> BinaryIO:
+        """A buffered stream of ranges, all of the object that is there now, or of the `known` one."""
+        info = self.stat(uri) if known is None else ObjectInfo(uri, known.size, known.etag)
+        seen = "opened" if known is None else "indexed"
+        fetch: Fetch = ObjectRanges(self._connected, self.endpoint, info, seen).fetch
+        cache = None if known is None else self._opened_cache
+        if cache is not None:
+            fetch = partial(_through_cache, cache, info, fetch)
+        ranges = RangeStream(fetch, start, info.size, self._read_ahead, aligned=cache is not None)
         return io.BufferedReader(ranges, _BUFFER_BYTES)
 
     def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
-        """One PUT."""
+        """One PUT; three more requests before the first one with a condition."""
         bucket, key = bucket_and_key(uri)
+        if if_absent:
+            self._check_conditions(bucket, key)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         try:
             answer = self.client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
@@ -108,59 +130,33 @@ class S3Store:
         bucket, key = bucket_and_key(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
 
-    def _range(self, info: ObjectInfo, first: int, length: int) -> bytes:
-        """Bytes [first, first + length) of the object that `info` describes, in several attempts.
-
-        Their pauses grow and are random, so that the ranks don't come back all at once.
-        """
-        from botocore.exceptions import BotoCoreError
-
-        bucket, key = bucket_and_key(info.uri)
-        cause: Exception | None = None
-        wanted = {"Range": f"bytes={first}-{first + length - 1}", "IfMatch": f'"{info.etag}"'}
-        with translated("read", info.uri, self.endpoint):
-            for attempt in range(_BODY_ATTEMPTS):
-                if attempt:
-                    time.sleep(random.uniform(0.5, 1.0) * _BACKOFF_SECONDS * 2**attempt)
-                answer = self.client.get_object(Bucket=bucket, Key=key, **wanted)
-                try:
-                    with contextlib.closing(answer["Body"]) as body:
-                        data: bytes = body.read(length + 1)  # not more, if the server ignores Range
-                except (BotoCoreError, OSError) as error:
-                    cause = error
-                else:
-                    if len(data) == length:
-                        return data
+    def _check_conditions(self, bucket: str, key: str) -> None:
+        """StorageError if the server writes what its condition forbids; AWS is known not to."""
+        if self._s3.endpoint is None or self._obeys_conditions:
+            return
+        folder, slash, _ = key.rpartition("/")
+        probe = {"Bucket": bucket, "Key": folder + slash + temporary_name()}
+        self.client.put_object(**probe, Body=b"")
+        try:
+            self.client.put_object(**probe, Body=b"", IfNoneMatch="*")
+        except Exception as error:
+            if http_status(error) not in (409, 412):
+                raise
+            self._obeys_conditions = True
+        finally:
+            self.client.delete_object(**probe)
+        if not self._obeys_conditions:
             raise StorageError(
-                f"cannot read {info.uri}: the {length} bytes from {first} on broke off or had another "
-                f"length, {_BODY_ATTEMPTS} times over. Check the network and {self.endpoint}"
-            ) from cause
+                f"cannot create s3://{bucket}/{key}: {self.endpoint} ignores the condition that no such object be "
+                "there (If-None-Match), so two writers would both win. Choose a folder, or a store that obeys it"
+            )
 
 
-class _RangeReader(io.RawIOBase):
-    """Reads an object of `size` bytes through `fetch(first, length)`, one range after the other."""
-
-    def __init__(self, fetch: Callable[[int, int], bytes], start: int, size: int) -> None:
-        self._fetch, self._next, self._size = fetch, start, size
-        self._fetched = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._fetched and self._next < self._size:
-            self._fetched = memoryview(self._fetch(self._next, min(_RANGE_BYTES, self._size - self._next)))
-            self._next += len(self._fetched)
-        count = min(len(buffer), len(self._fetched))
-        buffer[:count] = self._fetched[:count]
-        self._fetched = self._fetched[count:]
-        return count
-
-    def readall(self) -> bytes:
-        # The inherited one asks for 8 KiB at a time.
-        rest = [bytes(self._fetched)]
-        self._fetched = memoryview(b"")
-        for first in range(self._next, self._size, _RANGE_BYTES):
-            rest.append(self._fetch(first, min(_RANGE_BYTES, self._size - first)))
-        self._next = self._size
-        return b"".join(rest)
+def _through_cache(
+    cache: RangeCache, info: ObjectInfo, fetch: Fetch, first: int, buffer: memoryview, closing: threading.Event
+) -> None:
+    """Fills the buffer from the cache, or else fetches the range and leaves it there."""
+    key = (info.uri, info.etag, first // RANGE_BYTES)
+    if not cache.get(*key, buffer):
+        fetch(first, buffer, closing)
+        cache.put(*key, buffer)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from jobspecs.data import Cache
 from jobspecs.errors import UsageError
 from jobspecs.storage import S3
 from workers.storage.backend import Backend, ObjectInfo
@@ -24,9 +25,13 @@ class Storage:
     UnreachableError, or StorageError, and UsageError for what is no URI of an object.
     """
 
-    def __init__(self, s3: S3 = _AWS) -> None:
+    def __init__(self, s3: S3 = _AWS, cache: Cache | None = None, read_ahead: int = 0) -> None:
+        """`read_ahead` ranges of 8 MiB are fetched behind the one that is read of each open S3 object.
+
+        `cache` keeps those of objects that are opened as `known`.
+        """
         self._files = FileStore()
-        self._s3 = S3Store(s3)
+        self._s3 = S3Store(s3, cache, read_ahead)
 
     def stat(self, uri: str) -> ObjectInfo:
         """Size and tag of an object. NotFoundError where there is none, which a folder is too."""
@@ -38,31 +43,37 @@ class Storage:
         with self._backend("look up", uri) as backend:
             return backend.exists(uri)
 
-    def list(self, prefix: str) -> builtins.list[ObjectInfo]:
-        """Everything below the folder `prefix`, at any depth, sorted by URI; [] if there is nothing."""
+    def list(self, prefix: str, *, deep: bool = True) -> builtins.list[ObjectInfo]:
+        """Everything below the folder `prefix`, sorted by URI; [] if there is nothing. At any depth, or what is
+        in the folder itself."""
         with self._backend("list", prefix) as backend:
-            return sorted(backend.list(prefix), key=lambda info: info.uri)
+            return sorted(backend.list(prefix, deep=deep), key=lambda info: info.uri)
 
     def read(self, uri: str) -> bytes:
         """The whole object. NotFoundError."""
         with self.open(uri) as stream:
             return stream.read()
 
-    def open(self, uri: str, start: int = 0) -> BinaryIO:
+    def open(self, uri: str, start: int = 0, *, known: ObjectInfo | None = None) -> BinaryIO:
         """A stream from byte `start` to the end (empty if that is behind the end). NotFoundError.
 
-        From S3 it comes in ranges of 8 MiB; DataError if the object is replaced meanwhile.
+        `known` has the size and tag that the object must have, as an index says: DataError for another
+        object. From S3 it comes in ranges of 8 MiB, with `known` without a request before the first one;
+        DataError if the object is replaced meanwhile.
+
+        Close it: until then S3 streams hold up to `read_ahead` + 1 ranges in memory.
         """
         if start < 0:
             raise ValueError(f"start is {start}: it counts bytes from the object's first")
         with self._backend("read", uri) as backend:
-            return backend.open(uri, start)
+            return backend.open(uri, start, known)
 
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Create or replace the object in one step. AlreadyExistsError for `if_absent` and an object.
 
         A conditional write to S3 whose answer got lost is retried, and then finds its own object:
-        put a token into the data and read it back where that matters.
+        put a token into the data and read it back where that matters. StorageError for `if_absent` and
+        a server that ignores conditions, as `rclone serve s3` does.
         """
         with self._backend("write", uri) as backend:
             return backend.write(uri, data, if_absent=if_absent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from pathlib import Path
 
 from jobspecs.errors import UsageError
@@ -36,6 +37,16 @@ def join(uri: str, *parts: str) -> str:
 def basename(uri: str) -> str:
     """What follows the last slash: `s3://b/run/spec.yaml` -> `spec.yaml`."""
     return uri.rstrip("/").rpartition("/")[2]
+
+
+def temporary_name() -> str:
+    """A name for what is to be gone soon; listings leave it out."""
+    return f".tandem-{secrets.token_hex(8)}.tmp"
+
+
+def is_temporary(uri: str) -> bool:
+    """Whether the last part of a name or URI is a `temporary_name`."""
+    return re.search(r"(^|/)\.tandem-[0-9a-f]{16}\.tmp$", uri) is not None
 
 
 def path_of(uri: str) -> Path:

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from jobspecs.storage import S3
-from workers.data.index import Index
 from workers.run import RunDirectory, RunPlan, committed_steps, read_parts
 from workers.storage import Storage, absolute
 from workers.train.loop import TrainTask, train
@@ -37,7 +36,6 @@ def main(run: str) -> None:
     task = TrainTask(
         spec=spec,
         plan=RunPlan.from_json(storage.read(directory.plan)),
-        index=Index.from_json(storage.read(directory.index(spec.data.sources[0].name))),
         run=directory,
         attempt=max(attempts, default=0) + 1,
         resume_from=directory.checkpoint(commits[-1]) if commits else None,

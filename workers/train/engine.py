@@ -87,7 +87,7 @@ class Engine:
         module: nn.Module = self._engine.module
         return module
 
-    def __call__(self, *inputs: Tensor) -> Any:
+    def __call__(self, *inputs: Tensor | None) -> Any:
         """The model's forward pass."""
         return self._engine(*inputs)
 

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from jobspecs.errors import DataError, TandemError
 from jobspecs.job import JobSpec
-from workers.data.index import Index
 from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
 from workers.data.shards import FAULTS
@@ -25,6 +24,7 @@ from workers.losses.gather import all_reduce_sum, global_mean
 from workers.losses.infonce import infonce
 from workers.models.two_tower import Features, build
 from workers.run import RunDirectory, RunPlan
+from workers.run_inputs import load_indexes, load_tokenizers
 from workers.storage import Storage
 from workers.train import checkpoint
 from workers.train.batch import gather_batch
@@ -44,7 +44,6 @@ class TrainTask:
 
     spec: JobSpec
     plan: RunPlan
-    index: Index
     run: RunDirectory
     attempt: int
     """From 1."""
@@ -70,10 +69,12 @@ def train(task: TrainTask) -> Outcome:
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     storage = Storage(spec.storage.s3)
     start = 0 if task.resume_from is None else checkpoint.read_manifest(storage, task.resume_from).step
+    tokenizers = load_tokenizers(storage, run, spec.data)
     loader = Loader(
-        task.index,
+        load_indexes(storage, run, spec.data),
         plan.layout,
         spec.data,
+        tokenizers,
         spec.storage.s3,
         rank=rank,
         world_size=world_size,
@@ -83,7 +84,7 @@ def train(task: TrainTask) -> Outcome:
     watch = StopWatch(storage, run.stop)
     # One rank looks; the others learn of it with the batch.
     with loader, watch if rank == 0 else contextlib.nullcontext():
-        model = build(spec.model, spec.data, spec.objective, spec.seed)
+        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers["text"])
         engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
@@ -145,10 +146,12 @@ def _timed(batches: Iterable[RankBatch]) -> Iterator[tuple[float, RankBatch]]:
 
 def _update(engine: Engine, batch: RankBatch, rate: float, device: torch.device) -> tuple[float, float, float]:
     """One optimizer step. Returns the loss of the global batch, the logit scale and the gradient's norm."""
-    pixels = torch.from_numpy(batch.rows.images).to(device)
-    tokens = torch.from_numpy(batch.rows.tokens).to(device)
+    pixels = torch.from_numpy(batch.rows.columns["image"][:, 0]).to(device)
+    tokens = torch.from_numpy(batch.rows.columns["text"]).to(device)
     valid = torch.from_numpy(batch.rows.valid).to(device)
-    features: Features = engine(pixels, tokens)
+    color = batch.rows.columns.get("color")
+    # The colours' parameters stay on the CPU: change_colors knows then, without waiting, which views they change.
+    features: Features = engine(pixels, tokens, None if color is None else torch.from_numpy(color[:, 0]))
     loss = infonce(features.image, features.text, features.logit_scale, valid)
     scale = float(features.logit_scale.detach())
     grad_norm = engine.update(loss, rate)

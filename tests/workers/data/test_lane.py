@@ -1,48 +1,133 @@
-"""A lane's rows: what each slot holds, and what becomes of samples that can't be used."""
+"""The rows of lanes: any split of a mixture gives the same, and what becomes of samples that can't be used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jobspecs.data import Data, Image, Source, Text
-from jobspecs.errors import StorageError
-from workers.data.decode import image_array
+from jobspecs.columns import Image, Text
+from jobspecs.data import Data, Source
+from tests.workers.data.tars import InMemory, Members, caption, in_memory, noise_jpeg, on_disk, pairs, tar_of, texts
+from workers.data.decode import decode_views
 from workers.data.index import Index
 from workers.data.keyed import hash64
 from workers.data.lane import Lane
-from workers.data.order import Layout
+from workers.data.order import Layout, SourceOrder, lanes_of_rank
+from workers.data.row_maker import RowMaker
 from workers.data.rows import BadSample, Rows
-from workers.data.tokenize import byte_tokens
+from workers.data.shards import FAULTS
+from workers.data.tokenize import byte_tokenizer
 from workers.storage import Storage
 
+TOKENIZERS = {"text": byte_tokenizer()}
+TEXTS = Data(sources=[Source(name="any", urls=["*"])], text=Text(context_length=32))
+ENDLESS = 1_000_000
+
+
+def orders_of(indexes: Sequence[Index], layout: Layout) -> tuple[SourceOrder, ...]:
+    return tuple(SourceOrder(index.source, index.samples, layout, n) for n, index in enumerate(indexes))
+
+
+def lanes_of(
+    numbers: Sequence[int],
+    indexes: tuple[Index, ...],
+    layout: Layout,
+    storage: Storage,
+    data: Data = TEXTS,
+    first_step: int = 0,
+) -> list[Lane]:
+    """As one loader process has them."""
+    orders, maker = orders_of(indexes, layout), RowMaker(data, TOKENIZERS, layout.seed)
+    return [
+        Lane(number, indexes, orders, maker, storage, first_step=first_step, last_step=ENDLESS) for number in numbers
+    ]
+
+
+# --- any split ----------------------------------------------------------------------------------------
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> tuple[list[list[int]], Layout]:
+    """Sample counts of the shards of up to three sources, and a layout."""
+    lanes, lane_batch = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    batch = lanes * lane_batch
+    cuts = sorted(draw(st.sets(st.integers(1, batch - 1), max_size=2))) if batch > 1 else []
+    slots = tuple(np.diff([0, *cuts, batch]).tolist())
+    counts = [draw(st.lists(st.integers(1, 12), min_size=1, max_size=4)) for _ in slots]
+    for own, share in zip(counts, slots, strict=True):
+        own[0] += max(0, share - sum(own))
+    return counts, Layout(draw(st.integers(0, 2**32)), batch, lanes, draw(st.integers(1, 30)), slots)
+
+
+def ids_of_step(indexes: tuple[Index, ...], layout: Layout, step: int) -> list[int]:
+    """The identities in a global batch in slot order, by the order alone."""
+    ids = []
+    for lane in range(layout.lanes):
+        for order in orders_of(indexes, layout):
+            for number, start, stop in order.windows_of_step(step, lane) if layout.slots_of(order.number, lane) else ():
+                window = order.window(order.pass_of(step), lane, number)
+                read = [(s.shard, place) for s in window.segments for place in range(s.start, s.stop)]
+                ids += [hash64(order.name, *read[i], "{}-{}".format(*read[i])) for i in window.order[start:stop]]
+    return ids
+
+
+@given(mixtures(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_any_ranks_and_processes_from_any_step_fill_the_same_batches(
+    case: tuple[list[list[int]], Layout], data: st.DataObject
+) -> None:
+    counts, layout = case
+    tars = {f"s{n}": [tar_of(texts(*shard)) for shard in enumerate(own)] for n, own in enumerate(counts)}
+    storage, indexes = in_memory(tars)
+    world_size = data.draw(st.integers(1, layout.lanes + 1), label="ranks")
+    processes = data.draw(st.integers(1, 3), label="processes")
+    first = data.draw(st.integers(0, 20), label="first")
+    shares = [
+        share
+        for rank in range(world_size)
+        for process in range(processes)
+        if (share := lanes_of_rank(rank, world_size, layout.lanes)[process::processes])
+    ]
+    of_share = [lanes_of(share, indexes, layout, storage, first_step=first) for share in shares]
+    ids_of = {
+        name: {hash64(name, shard, place, f"{shard}-{place}") for shard, n in enumerate(own) for place in range(n)}
+        for name, own in zip(tars, counts, strict=True)
+    }
+    seen: dict[tuple[str, int], list[int]] = {}
+    for step in range(first, first + 8):
+        rows = Rows.empty(layout.global_batch, TEXTS)
+        for share, lanes in zip(shares, of_share, strict=True):
+            for number, lane in zip(share, lanes, strict=True):
+                assert lane.fill(step, rows, number * layout.lane_batch) == []
+        assert rows.ids.tolist() == ids_of_step(indexes, layout, step)
+        assert rows.valid.all()
+        for order, share in zip(orders_of(indexes, layout), layout.slots, strict=True):
+            first_slot = sum(layout.slots[: order.number])
+            own = rows.ids[first_slot : first_slot + share].tolist()
+            assert set(own) <= ids_of[order.name]
+            in_pass = seen.setdefault((order.name, order.pass_of(step)), [])
+            in_pass += own
+            assert len(set(in_pass)) == len(in_pass)
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
 IMAGE = Image(size=8, crop_scale=[0.3, 1.0], flip=0.5)
-DATA = Data(sources=[Source(name="noise", urls=["*"])], image=IMAGE, text=Text(context_length=32))
+PAIRS = TEXTS.model_copy(update={"image": IMAGE})
 # One lane, one window: in a pass each sample stands once, wherever.
 COUNT = 6
-LAYOUT = Layout(seed=5, global_batch=COUNT, lanes=1, window=COUNT)
+LAYOUT = Layout(seed=5, global_batch=COUNT, lanes=1, window=COUNT, slots=(COUNT,))
 
 
-@pytest.fixture
-def source(tmp_path: Path, tar_of: Callable[..., bytes]) -> Callable[[Sequence[tuple[str, bytes]]], Index]:
-    """Writes one shard of these members, of `COUNT` samples by the index."""
-
-    def write(members: Sequence[tuple[str, bytes]]) -> Index:
-        path = tmp_path / "shard.tar"
-        path.write_bytes(tar_of(members))
-        return Index("noise", (f"file://{path}",), (path.stat().st_size,), ("",), (COUNT,))
-
-    return write
-
-
-def filled(index: Index, step: int = 0, data: Data = DATA) -> tuple[Rows, list[BadSample]]:
+def filled(index: Index, storage: Storage, step: int = 0, data: Data = PAIRS) -> tuple[Rows, list[BadSample]]:
     rows = Rows.empty(COUNT, data)
-    return rows, Lane(0, index, LAYOUT, data, Storage()).fill(step, rows, 0)
+    (lane,) = lanes_of([0], (index,), LAYOUT, storage, data, step)
+    return rows, lane.fill(step, rows, 0)
 
 
 def row_of(rows: Rows, shard: int, place: int, key: str) -> int:
@@ -50,125 +135,92 @@ def row_of(rows: Rows, shard: int, place: int, key: str) -> int:
     return int(row)
 
 
+@pytest.fixture(scope="module")
+def noise() -> tuple[InMemory, Index]:
+    """Two shards of COUNT pairs together."""
+    storage, (index,) = in_memory({"noise": [tar_of(pairs(0, 2)), tar_of(pairs(1, 4))]})
+    return storage, index
+
+
 @pytest.mark.parametrize("pass_", [0, 1])
-def test_rows_hold_the_sample_its_identity_and_its_draw(
-    tmp_path: Path,
-    write_source: Callable[[Path, Sequence[int]], Index],
-    noise_jpeg: Callable[..., bytes],
-    pass_: int,
-) -> None:
-    rows, bad = filled(write_source(tmp_path, [2, 4]), step=pass_)
+def test_rows_hold_the_sample_its_identity_and_its_draw(noise: tuple[InMemory, Index], pass_: int) -> None:
+    storage, index = noise
+    rows, bad = filled(index, storage, step=pass_)
     assert bad == []
     assert rows.valid.all()
     for shard, place in [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)]:
         row = row_of(rows, shard, place, f"{shard}-{place}")
-        assert (rows.tokens[row] == byte_tokens(f"sample {place} of shard {shard}", 32)).all()
-        draw = (LAYOUT.seed, "crop", pass_, "noise", shard, place)
-        assert (rows.images[row] == image_array(noise_jpeg(shard, place), IMAGE, draw)).all()
+        assert (rows.columns["text"][row] == TOKENIZERS["text"].encode(caption(shard, place), 32)).all()
+        view = np.empty((1, 8, 8, 3), np.uint8)
+        decode_views(noise_jpeg(shard, place), IMAGE, (LAYOUT.seed, "crop", pass_, "noise", shard, place), view)
+        assert (rows.columns["image"][row] == view).all()
 
 
-def test_crops_are_drawn_anew_in_each_pass(
-    tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]
-) -> None:
-    index = write_source(tmp_path, [COUNT])
-    (one, _), (other, _) = filled(index, 0), filled(index, 1)
-    for place in range(COUNT):
-        a, b = (row_of(rows, 0, place, f"0-{place}") for rows in (one, other))
-        assert (one.images[a] != other.images[b]).any()
+def test_crops_are_drawn_anew_in_each_pass(noise: tuple[InMemory, Index]) -> None:
+    storage, index = noise
+    (one, _), (other, _) = filled(index, storage, 0), filled(index, storage, 1)
+    for shard, place in [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)]:
+        a, b = (row_of(rows, shard, place, f"{shard}-{place}") for rows in (one, other))
+        assert (one.columns["image"][a] != other.columns["image"][b]).any()
 
 
-def test_going_on_into_another_pass_equals_starting_there(
-    tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]
-) -> None:
-    index = write_source(tmp_path, [COUNT])
-    lane = Lane(0, index, LAYOUT, DATA, Storage())
-    for step in range(3):  # each pass is one window, number 0
-        rows = Rows.empty(COUNT, DATA)
-        lane.fill(step, rows, 0)
-        fresh, _ = filled(index, step)
-        assert (rows.ids == fresh.ids).all()
-        assert (rows.images == fresh.images).all()
-
-
-def test_alternatives_of_a_column_are_tried_in_their_order(
-    source: Callable[..., Index], noise_jpeg: Callable[..., bytes]
-) -> None:
-    members = [(f"{n}.{name}", noise_jpeg(n)) for n in range(COUNT) for name in ("png", "JPEG")]
-    members += [("x.txt", b"")]  # texts are of no interest here
-    data = DATA.model_copy(update={"text": Text(column="PNG;txt", context_length=3)})
-    rows, bad = filled(source(members), data=data)
-    assert {sample.cause for sample in bad} == {"undecodable"}  # as a text, the png is no UTF-8
-    data = DATA.model_copy(update={"image": Image(size=8, column="WebP;JPEG")})
-    _, bad = filled(source(members), data=data)
-    assert {sample.cause for sample in bad} == {"missing_column"}
-    assert not rows.valid.any()
-
-
-def test_what_can_not_be_used_is_masked_and_named(
-    source: Callable[..., Index], noise_jpeg: Callable[..., bytes]
-) -> None:
-    index = source(
-        [
-            ("a.jpg", noise_jpeg(0)),
-            ("a.txt", b"good"),
-            ("b.jpg", noise_jpeg(1)[:200]),
-            ("b.txt", b"bad image"),
-            ("c.jpg", noise_jpeg(2)),
-            ("c.txt", b"\xff bad text"),
-            ("d.jpg", noise_jpeg(3)),
-            ("e.txt", b"no image"),
-        ]
-    )
-    rows, bad = filled(index)
-    uri = index.uris[0]
-    assert sorted(bad, key=lambda sample: sample.place) == [
-        BadSample(uri, 1, "b", "undecodable"),
-        BadSample(uri, 2, "c", "undecodable"),
-        BadSample(uri, 3, "d", "missing_column"),
-        BadSample(uri, 4, "e", "missing_column"),
-        BadSample(uri, 5, "", "truncated"),
-    ]
-    good = row_of(rows, 0, 0, "a")
-    assert np.flatnonzero(rows.valid).tolist() == [good]
-    # A masked row carries its identity and nothing else.
-    masked = ~rows.valid
-    assert not rows.images[masked].any()
-    assert not rows.tokens[masked].any()
-    expected = {hash64("noise", 0, place, key) for place, key in enumerate(["a", "b", "c", "d", "e", ""])}
-    assert set(rows.ids.tolist()) == expected
-
-
-def test_rows_go_where_they_are_told(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
-    index = write_source(tmp_path, [COUNT])
-    alone, _ = filled(index)
-    rows = Rows.empty(COUNT + 5, DATA)
-    Lane(0, index, LAYOUT, DATA, Storage()).fill(0, rows, 3)
+def test_rows_go_where_they_are_told(noise: tuple[InMemory, Index]) -> None:
+    storage, index = noise
+    alone, _ = filled(index, storage)
+    rows = Rows.empty(COUNT + 5, PAIRS)
+    (lane,) = lanes_of([0], (index,), LAYOUT, storage, PAIRS)
+    lane.fill(0, rows, 3)
     assert (rows.ids[3:-2] == alone.ids).all()
-    assert (rows.images[3:-2] == alone.images).all()
+    assert (rows.columns["image"][3:-2] == alone.columns["image"]).all()
     assert rows.valid.tolist() == [False] * 3 + [True] * COUNT + [False] * 2
 
 
-def test_a_window_is_read_once(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
-    index = write_source(tmp_path, [24])
-    layout = Layout(seed=0, global_batch=2, lanes=1, window=8)
-    opened = []
-
-    class Counting(Storage):
-        def open(self, uri: str, start: int = 0) -> BinaryIO:
-            opened.append(uri)
-            return super().open(uri, start)
-
-    lane = Lane(0, index, layout, DATA, Counting())
-    reads = []
-    for step in range(12):
-        lane.fill(step, Rows.empty(2, DATA), 0)
-        reads.append(len(opened))
-    # Four steps a window; the window in which the ring closes reads the shard twice.
-    assert [reads[step] == reads[step - 1] for step in range(1, 12)] == [step % 4 != 0 for step in range(1, 12)]
-    assert reads[-1] in (3, 4)
+UNUSABLE: Members = [
+    ("a.jpg", noise_jpeg(0)),
+    ("a.txt", b"good"),
+    ("b.jpg", noise_jpeg(1)[:200]),
+    ("b.txt", b"bad image"),
+    ("c.jpg", noise_jpeg(2)),
+    ("c.txt", b"\xff bad text"),
+    ("d.jpg", noise_jpeg(3)),
+    ("e.jpg", noise_jpeg(4)),
+    ("e.jpg", noise_jpeg(5)),
+    ("e.txt", b"two images"),
+    ("f.jpg", noise_jpeg(6)),
+    ("f.txt", b"behind the cut"),
+]
+CAUSES = ["", "undecodable", "undecodable", "missing_column", "unreadable", "truncated"]
 
 
-def test_a_missing_shard_is_an_error(tmp_path: Path, write_source: Callable[[Path, Sequence[int]], Index]) -> None:
-    index = replace(write_source(tmp_path, [COUNT]), uris=("file:///nowhere/x.tar",))
-    with pytest.raises(StorageError, match=r"file:///nowhere/x\.tar"):
-        filled(index)
+def test_what_can_not_be_used_is_masked_and_named(tmp_path: Path) -> None:
+    cut = {0: lambda tar: tar[: tar.index(b"f.jpg") + 9]}
+    index = on_disk(tmp_path, [tar_of(UNUSABLE)], damage=cut)
+    rows, bad = filled(index, Storage())
+    keys = ["a", "b", "c", "d", "e", ""]
+    samples = [BadSample(index.uris[0], place, keys[place], CAUSES[place]) for place in range(1, COUNT)]
+    assert sorted(bad, key=lambda sample: sample.place) == samples
+    assert np.flatnonzero(rows.valid).tolist() == [row_of(rows, 0, 0, "a")]
+    # A masked row carries its identity and nothing else.
+    assert not any(column[~rows.valid].any() for column in rows.columns.values())
+    assert set(rows.ids.tolist()) == {hash64("noise", 0, place, key) for place, key in enumerate(keys)}
+
+
+def test_images_with_too_many_pixels_are_masked(noise: tuple[InMemory, Index]) -> None:
+    storage, index = noise
+    small = PAIRS.model_copy(update={"image": Image(size=8, max_pixels=24 * 16 - 1)})
+    rows, bad = filled(index, storage, data=small)
+    assert {sample.cause for sample in bad} == {"too_large"}
+    assert not rows.valid.any()
+    assert {*CAUSES[1:], "too_large"} == set(FAULTS)
+
+
+def test_a_row_that_held_another_sample_keeps_nothing_of_it(noise: tuple[InMemory, Index]) -> None:
+    """Slots are filled again and again."""
+    storage, index = noise
+    small = PAIRS.model_copy(update={"image": Image(size=8, max_pixels=1)})
+    rows, _ = filled(index, storage)
+    (lane,) = lanes_of([0], (index,), LAYOUT, storage, small)
+    assert len(lane.fill(0, rows, 0)) == COUNT
+    assert not rows.valid.any()
+    assert not any(column.any() for column in rows.columns.values())
+    assert rows.ids.all()

@@ -3,185 +3,179 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from jobspecs.data import Data, Image, Source, Text
-from jobspecs.data import Loader as LoaderSpec
-from jobspecs.errors import NotFoundError, UsageError
+from jobspecs.errors import DataError, NotFoundError, UsageError
 from jobspecs.storage import S3
-from workers.data.decode import image_array
+from tests.workers.data.mixture import (
+    BAD,
+    COUNTS,
+    CUT,
+    ENDLESS,
+    IMAGE,
+    LAYOUT,
+    STEPS,
+    TOKENIZERS,
+    assert_equal,
+    data_spec,
+    digests,
+    global_batches,
+    loader,
+    slots,
+    write_mixture,
+)
+from tests.workers.data.tars import caption, noise_jpeg
+from workers.data.decode import decode_views
 from workers.data.index import Index
 from workers.data.keyed import hash64
 from workers.data.loader import Loader, LoaderDiedError, RankBatch
-from workers.data.order import Layout, Segment, SourceOrder, lanes_of_rank, rows_per_rank
-from workers.data.rows import BadSample, Rows, batch_digest
-from workers.data.tokenize import byte_tokens
-
-IMAGE = Image(size=8, crop_scale=[0.3, 1.0], flip=0.5)
-LAYOUT = Layout(seed=11, global_batch=12, lanes=4, window=5)
-COUNTS = [7, 11, 1, 13, 9]
-STEPS = 8
-"""Three steps a pass (36 of 41 samples): three passes, the last one begun."""
-ENDLESS = 1_000_000
-
-
-def data_spec(processes: int = 1) -> Data:
-    return Data(
-        sources=[Source(name="noise", urls=["*"])],
-        image=IMAGE,
-        text=Text(context_length=32),
-        loader=LoaderSpec(processes=processes, prefetch=2),
-    )
-
-
-def loader(
-    index: Index, processes: int, rank: int, world_size: int, first_step: int = 0, last_step: int = STEPS
-) -> Loader:
-    return Loader(
-        index,
-        LAYOUT,
-        data_spec(processes),
-        S3(),
-        rank=rank,
-        world_size=world_size,
-        first_step=first_step,
-        last_step=last_step,
-    )
+from workers.data.loader_process import Filled, Task, serve
+from workers.data.ragged import Strings
+from workers.data.rows import BadSample
 
 
 def pids(of: Loader) -> list[int]:
     return [process._process.pid for process in of._processes]
 
 
-def joined(shares: Sequence[RankBatch], world_size: int) -> RankBatch:
-    """The global batch out of the ranks' batches, without their padding."""
-    parts: list[Rows] = []
-    for rank, share in enumerate(shares):
-        rows = share.rows
-        filled = len(lanes_of_rank(rank, world_size, LAYOUT.lanes)) * LAYOUT.lane_batch
-        assert len(rows.valid) == rows_per_rank(world_size, LAYOUT)
-        for array in (rows.valid, rows.ids, rows.images, rows.tokens):
-            assert not array[filled:].any(), "padding is masked and empty"
-        parts.append(Rows(rows.images[:filled], rows.tokens[:filled], rows.ids[:filled], rows.valid[:filled]))
-    whole = Rows(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.valid for part in parts]),
-    )
-    (step,) = {share.step for share in shares}
-    return RankBatch(step, whole, [bad for share in shares for bad in share.bad])
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
-def global_batches(index: Index, processes: int, world_size: int, first_step: int = 0) -> list[RankBatch]:
-    with contextlib.ExitStack() as stack:
-        ranks = [
-            stack.enter_context(loader(index, processes, rank, world_size, first_step)) for rank in range(world_size)
-        ]
-        return [joined(shares, world_size) for shares in zip(*ranks, strict=True)]
+# --- what the batches hold ----------------------------------------------------------------------------
 
 
-def assert_equal(one: Sequence[RankBatch], other: Sequence[RankBatch]) -> None:
-    for a, b in zip(one, other, strict=True):
-        assert a.step == b.step
-        assert (a.rows.ids == b.rows.ids).all()
-        assert (a.rows.valid == b.rows.valid).all()
-        assert (a.rows.images == b.rows.images).all()
-        assert (a.rows.tokens == b.rows.tokens).all()
-        assert sorted(a.bad, key=repr) == sorted(b.bad, key=repr)
+def key_of(source: str, shard: int, place: int) -> str:
+    is_behind_the_cut = (source, shard) == CUT[:2] and place > CUT[2]
+    return "" if is_behind_the_cut else f"{shard}-{place}"
 
 
-DAMAGED = 3
-"""The shard whose tar ends within its sample `CUT`."""
-CUT = 8
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory, write_source: Callable[[Path, Sequence[int]], Index]) -> Index:
-    """Shards of which one is cut in the text of a sample: from there on it gives nothing."""
-    index = write_source(tmp_path_factory.mktemp("source"), COUNTS)
-    path = Path(index.uris[DAMAGED].removeprefix("file://"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: whole.index(f"sample {CUT} of".encode()) + 3])
-    return index
-
-
-@pytest.fixture(scope="module")
-def expected(source: Index) -> list[RankBatch]:
-    """The batches of one rank with one loader process."""
-    return global_batches(source, processes=1, world_size=1)
-
-
-def test_batches_hold_what_the_order_says(
-    source: Index, expected: list[RankBatch], noise_jpeg: Callable[..., bytes]
-) -> None:
-    order = SourceOrder("noise", source.counts, LAYOUT)
+def test_batches_hold_what_the_order_says(mixture: tuple[Index, ...], expected: list[RankBatch]) -> None:
+    uris = {index.source: index.uris for index in mixture}
     assert [batch.step for batch in expected] == list(range(STEPS))
+    causes = Counter()
     for batch in expected:
-        pass_ = order.pass_of(batch.step)
-        places = [
-            (segment.shard, place)
-            for lane in range(LAYOUT.lanes)
-            for number, start, stop in order.windows_of_step(batch.step, lane)
-            for segment, place in slots(order, pass_, lane, number)[start:stop]
-        ]
-        bad = []
-        for row, (shard, place) in enumerate(places):
-            whole = shard != DAMAGED or place < CUT
-            key = f"{shard}-{place}" if whole else ""
-            assert batch.rows.ids[row] == hash64("noise", shard, place, key)
-            assert batch.rows.valid[row] == whole
-            if whole:
-                caption = f"sample {place} of shard {shard}"
-                assert (batch.rows.tokens[row] == byte_tokens(caption, 32)).all()
-                draw = (LAYOUT.seed, "crop", pass_, "noise", shard, place)
-                assert (batch.rows.images[row] == image_array(noise_jpeg(shard, place), IMAGE, draw)).all()
+        rows, bad = batch.rows, []
+        for row, (source, shard, place, pass_) in enumerate(slots(mixture, batch.step)):
+            key, cause = key_of(source, shard, place), BAD.get((source, shard, place))
+            assert rows.ids[row] == hash64(source, shard, place, key)
+            if cause is None:
+                image = np.empty((1, 8, 8, 3), np.uint8)
+                draw = (LAYOUT.seed, "crop", pass_, source, shard, place)
+                decode_views(noise_jpeg(shard, place), IMAGE, draw, image)
+                tokens = TOKENIZERS["text"].encode(caption(shard, place), 32)
+                assert (rows.columns["image"][row] == image).all()
+                assert (rows.columns["text"][row] == tokens).all()
             else:
-                assert not batch.rows.tokens[row].any()
-                assert not batch.rows.images[row].any()
-                bad.append(BadSample(source.uris[shard], place, "", "truncated"))
+                assert not rows.columns["image"][row].any()
+                assert not rows.columns["text"][row].any()
+                bad.append(BadSample(uris[source][shard], place, key, cause))
+            assert rows.valid[row] == (cause is None)
         assert batch.bad == bad
-    assert any(batch.bad for batch in expected)
+        causes.update(sample.cause for sample in bad)
+    assert set(causes) == set(BAD.values())
 
 
-def slots(order: SourceOrder, pass_: int, lane: int, number: int) -> list[tuple[Segment, int]]:
-    """The samples of a window in batch order, each with its segment."""
-    window = order.window(pass_, lane, number)
-    read = [(segment, place) for segment in window.segments for place in range(segment.start, segment.stop)]
-    return [read[i] for i in window.order]
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_any_split_gives_the_same_batches(
-    source: Index, expected: list[RankBatch], world_size: int, processes: int
+def test_shares_are_exact_and_nothing_comes_twice_in_a_batch_or_a_pass(
+    mixture: tuple[Index, ...], expected: list[RankBatch]
 ) -> None:
-    batches = global_batches(source, processes, world_size)
+    sample_of = {
+        hash64(source, shard, place, key_of(source, shard, place)): (source, shard, place)
+        for source, counts in COUNTS.items()
+        for shard, count in enumerate(counts)
+        for place in range(count)
+    }
+    batches = [[sample_of[identity] for identity in batch.rows.ids.tolist()] for batch in expected]
+    for name, share in zip(COUNTS, LAYOUT.slots, strict=True):
+        own = [[sample for sample in batch if sample[0] == name] for batch in batches]
+        assert {len(batch) for batch in own} == {share}
+        steps = sum(COUNTS[name]) // share
+        passes = [list(itertools.chain(*own[start : start + steps])) for start in range(0, STEPS, steps)]
+        assert all(len(set(samples)) == len(samples) for samples in passes)
+        assert len(passes[0]) > sum(COUNTS[name]) - share, "only a rest smaller than a batch waits for another pass"
+        assert passes[0] != passes[1]
+    assert len(set(digests(expected))) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("world_size", "processes", "first_step"),
+    [(1, 3, 0), (2, 2, 1), (3, 1, 4), (5, 2, 7), (9, 1, 11), (1, 1, 12)],
+)
+def test_any_split_from_any_step_gives_the_same_batches(
+    mixture: tuple[Index, ...], expected: list[RankBatch], world_size: int, processes: int, first_step: int
+) -> None:
+    """Nine ranks are more than there are lanes."""
+    assert_equal(global_batches(mixture, processes, world_size, first_step), expected[first_step:])
+
+
+def test_a_cluster_that_shrinks_gives_the_same_batches(mixture: tuple[Index, ...], expected: list[RankBatch]) -> None:
+    batches = []
+    for world_size in (8, 6, 4, 1):
+        batches += global_batches(mixture, 1, world_size, len(batches), len(batches) + 3)
     assert_equal(batches, expected)
-    digests = [batch_digest(batch.rows.ids, batch.rows.valid) for batch in batches]
-    assert digests == [batch_digest(batch.rows.ids, batch.rows.valid) for batch in expected]
-    assert len(set(digests)) == STEPS
 
 
-def test_more_ranks_than_lanes(source: Index, expected: list[RankBatch]) -> None:
-    assert_equal(global_batches(source, processes=1, world_size=5), expected)
-
-
-@pytest.mark.parametrize(("step", "world_size", "processes"), [(1, 1, 2), (3, 2, 1), (7, 3, 1), (8, 1, 1)])
-def test_resuming_equals_going_on(
-    source: Index, expected: list[RankBatch], step: int, world_size: int, processes: int
+def test_a_batch_stays_as_it_is_while_the_next_ones_are_made(
+    mixture: tuple[Index, ...], expected: list[RankBatch]
 ) -> None:
-    assert_equal(global_batches(source, processes, world_size, first_step=step), expected[step:])
+    with loader(mixture, processes=2) as batches:
+        kept = [(batch, copy.deepcopy(batch)) for batch in batches]
+    # The memory that it was copied from is gone by now.
+    assert_equal([batch for batch, _ in kept], [then for _, then in kept])
+    assert_equal([batch for batch, _ in kept], expected)
+
+
+class Rank:
+    """A rank's end of the pipe that frees a slot only when the process waits for one."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.asked = 0
+        self.filled: list[Filled] = []
+
+    def send(self, filled: Filled) -> None:
+        self.filled.append(filled)
+
+    def recv(self) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            return self.task
+        freed = self.asked - 2
+        held = [filled.slot for filled in self.filled[freed:]]
+        assert len(held) == len(set(held)) == self.task.data.loader.prefetch + 1
+        return held[0]
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_no_more_batches_than_asked_for_are_made_ahead(mixture: tuple[Index, ...], prefetch: int) -> None:
+    lanes = tuple(range(LAYOUT.lanes))
+    task = Task(mixture, LAYOUT, data_spec(prefetch=prefetch), TOKENIZERS, S3(), lanes, 0, STEPS)
+    rank = Rank(task)
+    memory = os.memfd_create("slots")
+    try:
+        os.ftruncate(memory, task.memory_bytes)
+        serve(cast("Any", rank), memory)
+    finally:
+        os.close(memory)
+    assert [filled.step for filled in rank.filled] == list(range(STEPS))
+    assert rank.asked == 1 + STEPS - (prefetch + 1)
+
+
+# --- how it ends --------------------------------------------------------------------------------------
 
 
 def assert_gone(pid: int) -> None:
@@ -189,30 +183,52 @@ def assert_gone(pid: int) -> None:
         os.kill(pid, 0)
 
 
-def test_leaving_early_ends_the_processes(source: Index) -> None:
-    with loader(source, processes=2, rank=0, world_size=1, last_step=ENDLESS) as batches:
+@pytest.mark.parametrize("taken", [0, 1])
+def test_leaving_early_ends_the_processes_and_gives_back_what_they_took(mixture: tuple[Index, ...], taken: int) -> None:
+    before = open_files()
+    with loader(mixture, processes=2, last_step=ENDLESS) as batches:
         running = pids(batches)
         assert len(set(running)) == 2
-        assert next(iter(batches)).step == 0
-        for pid in running:
-            os.kill(pid, 0)
+        assert open_files() > before
+        for _, batch in zip(range(taken), batches, strict=False):
+            assert batch.step == 0
+    # `batches` is still there.
+    assert open_files() == before
+    assert "tandem-loader" not in Path("/proc/self/maps").read_text()
     for pid in running:
         assert_gone(pid)
 
 
-def test_leaving_before_the_first_batch_or_by_an_error_ends_the_processes(source: Index) -> None:
-    with loader(source, processes=1, rank=0, world_size=1, last_step=ENDLESS) as batches:
-        (unused,) = pids(batches)
+def test_leaving_by_an_error_ends_the_processes(mixture: tuple[Index, ...]) -> None:
     failed = -1
-    with contextlib.suppress(KeyError), loader(source, 1, 0, 1, last_step=ENDLESS) as batches:
+    with contextlib.suppress(KeyError), loader(mixture, last_step=ENDLESS) as batches:
         (failed,) = pids(batches)
         raise KeyError
-    assert_gone(unused)
     assert_gone(failed)
 
 
-def test_a_killed_process_is_reported_with_its_signal(source: Index) -> None:
-    with loader(source, processes=2, rank=0, world_size=1, last_step=ENDLESS) as batches:
+def test_a_process_that_does_not_start_ends_those_before_it(
+    mixture: tuple[Index, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def start_one(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError(11, "Resource temporarily unavailable")
+        started.append(start(*arguments, **options))
+        return started[0]
+
+    before = open_files()
+    monkeypatch.setattr(subprocess, "Popen", start_one)
+    with pytest.raises(OSError, match="Resource temporarily unavailable"):
+        loader(mixture, processes=2)
+    assert_gone(started[0].pid)
+    assert open_files() == before
+
+
+def test_a_killed_process_is_reported_with_its_signal(mixture: tuple[Index, ...]) -> None:
+    with loader(mixture, processes=2, last_step=ENDLESS) as batches:
         iterator = iter(batches)
         next(iterator)
         os.kill(pids(batches)[1], signal.SIGKILL)
@@ -221,55 +237,56 @@ def test_a_killed_process_is_reported_with_its_signal(source: Index) -> None:
                 pass
 
 
-def test_a_process_that_fails_is_reported_with_its_exit_code(source: Index, capfd: pytest.CaptureFixture[str]) -> None:
-    broken = replace(source, sizes=(0,), etags=("",), uris=source.uris[:1], samples=(0,))
+def test_a_process_that_fails_is_reported_with_its_exit_code(
+    mixture: tuple[Index, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tuple(replace(index, samples=np.zeros_like(index.samples)) for index in mixture)
     with (
-        loader(broken, processes=1, rank=0, world_size=1) as batches,
+        loader(broken) as batches,
         pytest.raises(LoaderDiedError, match=r"a loader process died \(exit code 1\); see the worker's log"),
     ):
         next(iter(batches))
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_a_shard_that_is_gone_is_an_error_of_the_step_that_needs_it(source: Index) -> None:
-    order = SourceOrder("noise", source.counts, LAYOUT)
-    needed = {
-        step: {
-            segment.shard
-            for lane in range(LAYOUT.lanes)
-            for number, _, _ in order.windows_of_step(step, lane)
-            for segment in order.window(0, lane, number).segments
-        }
-        for step in range(order.steps_per_pass)
-    }
-    late = max(range(len(COUNTS)), key=lambda shard: min(step for step in needed if shard in needed[step]))
-    first = min(step for step in needed if late in needed[step])
-    assert first > 0
-    gone = source.uris[late].replace(".tar", "-gone.tar")
-    index = replace(source, uris=tuple(gone if i == late else uri for i, uri in enumerate(source.uris)))
-    with loader(index, processes=2, rank=0, world_size=1) as batches:
+def test_ctrl_c_leaves_them_to_the_rank(mixture: tuple[Index, ...], expected: list[RankBatch]) -> None:
+    """A terminal sends it to all processes; the rank needs batches until it has saved a checkpoint."""
+    with loader(mixture) as batches:
         iterator = iter(batches)
-        assert [next(iterator).step for _ in range(first)] == list(range(first))
-        with pytest.raises(NotFoundError, match=gone):
-            next(iterator)
+        first = next(iterator)
+        os.kill(pids(batches)[0], signal.SIGINT)
+        assert_equal([first, *iterator], expected)
 
 
-def test_other_errors_for_users_come_through_too(source: Index) -> None:
-    index = replace(source, uris=("gs://bucket/x.tar",) * len(COUNTS))
-    with (
-        loader(index, processes=1, rank=0, world_size=1) as batches,
-        pytest.raises(UsageError, match=r"gs://bucket/x\.tar"),
-    ):
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes() + bytes(512)), DataError, "changed or replaced since"),
+        (Path.unlink, NotFoundError, "there is no such file"),
+    ],
+    ids=["changed", "gone"],
+)
+def test_a_shard_that_is_not_the_one_that_was_indexed_is_an_error_that_names_it(
+    tmp_path: Path, spoil: Callable[[Path], object], error: type[Exception], told: str
+) -> None:
+    indexes = write_mixture(tmp_path)
+    spoil(tmp_path / "scans" / "shard-2.tar")
+    with loader(indexes, processes=2) as batches, pytest.raises(error, match=rf"scans/shard-2\.tar: .*{told}"):
+        for _ in batches:
+            pass
+
+
+def test_other_errors_for_users_come_through_too(mixture: tuple[Index, ...]) -> None:
+    elsewhere = tuple(replace(index, uris=Strings.of(["gs://bucket/x.tar"] * len(index))) for index in mixture)
+    with loader(elsewhere) as batches, pytest.raises(UsageError, match=r"gs://bucket/x\.tar"):
         next(iter(batches))
 
 
-def test_a_killed_rank_leaves_no_process(source: Index) -> None:
+def test_a_killed_rank_leaves_no_process(mixture: tuple[Index, ...]) -> None:
     program = """
 import pickle, sys, time
 from workers.data.loader import Loader
-from jobspecs.storage import S3
-index, layout, data = pickle.load(sys.stdin.buffer)
-loader = Loader(index, layout, data, S3(), rank=0, world_size=1, first_step=0, last_step=10**6)
+loader = Loader(*pickle.load(sys.stdin.buffer), rank=0, world_size=1, first_step=0, last_step=10**6)
 next(iter(loader))
 print("ready", flush=True)
 time.sleep(600)
@@ -278,7 +295,7 @@ time.sleep(600)
     assert rank.stdin is not None
     assert rank.stdout is not None
     with rank:
-        pickle.dump((source, LAYOUT, data_spec(2)), rank.stdin)
+        pickle.dump((mixture, LAYOUT, data_spec(2), TOKENIZERS, S3()), rank.stdin)
         rank.stdin.flush()
         assert rank.stdout.readline() == b"ready\n"
         rank.kill()

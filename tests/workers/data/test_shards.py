@@ -1,29 +1,28 @@
-"""Tars, whole and damaged in every way: each place gives one sample, and damage moves none."""
+"""Shards, whole and damaged in every way, from any place on: each place gives one sample, damage moves none."""
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
 import random
-import subprocess
-import sys
 import tarfile
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobspecs.errors import NotFoundError, StorageError
-from workers.data.shards import FAULTS, Sample, read_samples
-from workers.storage import Storage
+import workers.data.shards
+from jobspecs.errors import DataError, NotFoundError
+from tests.workers.data.tars import InMemory, tar_of
+from workers.data.shards import FAULTS, OFFSET_STRIDE, Sample, Shard, extensions, read_samples, read_unindexed
+from workers.storage import ObjectInfo, Storage
 
 URI = "file:///x.tar"
-COLUMNS = frozenset({"jpg", "txt"})
-COUNT = 4
+COLUMNS = (("jpg", "png"), ("txt",))
 HEADER = 512
 JPG = 700
 """Bytes of a jpg: two blocks. A txt takes one."""
@@ -32,40 +31,38 @@ SAMPLE = TXT_HEADER + HEADER + 512
 """Bytes of a sample in the tar."""
 
 
-class InMemory(Storage):
-    """A storage in which every URI holds the same bytes."""
+class Noting(InMemory):
+    """Notes where its streams began."""
 
     def __init__(self, content: bytes) -> None:
-        super().__init__()
-        self.content = content
+        super().__init__({URI: content})
+        self.starts: list[int] = []
 
-    def open(self, uri: str, start: int = 0) -> BinaryIO:
-        return io.BytesIO(self.content)
-
-
-def packed(*members: tuple[str, bytes], **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", **options) as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    def open(self, uri: str, start: int = 0, *, known: ObjectInfo | None = None) -> BinaryIO:
+        assert known is not None
+        self.starts.append(start)
+        return super().open(uri, start, known=known)
 
 
-def whole_sample(place: int) -> Sample:
-    return Sample(f"{place:03}", {"jpg": bytes([place]) * JPG, "txt": b"caption %d" % place})
+def sample_of(place: int) -> Sample:
+    content = random.Random(place).randbytes(JPG)
+    return Sample(f"{place:03}", {"jpg": content, "txt": b"caption %d" % place}, place=place)
 
 
-WHOLE = [whole_sample(place) for place in range(COUNT)]
-TAR = packed(
-    *((f"{sample.key}.{name}", content) for sample in WHOLE for name, content in sample.columns.items()),
-    format=tarfile.USTAR_FORMAT,
-)
+def members_of(samples: Sequence[Sample]) -> list[tuple[str, bytes]]:
+    return [(f"{sample.key}.{name}", content) for sample in samples for name, content in sample.columns.items()]
 
 
-def read(content: bytes, start: int = 0, stop: int | None = COUNT, columns: frozenset[str] = COLUMNS) -> list[Sample]:
-    return list(read_samples(InMemory(content), URI, columns, start, stop))
+def shard_of(
+    stored: int, size: int = 0, offsets: Sequence[int] = (), kept: Sequence[int] | None = None, etag: str = ""
+) -> Shard:
+    places = None if kept is None else np.array(kept, np.int64)
+    return Shard(URI, size, etag, stored, np.array(offsets, np.int64), places)
+
+
+def read(tar: bytes, stored: int, columns: tuple[tuple[str, ...], ...] = COLUMNS) -> list[Sample]:
+    """Without offsets, as where the count came from a file beside the tar."""
+    return list(read_samples(InMemory({URI: tar}), shard_of(stored), columns))
 
 
 def cut(at: int) -> Callable[[bytes], bytes]:
@@ -76,218 +73,343 @@ def overwritten(at: int, junk: bytes) -> Callable[[bytes], bytes]:
     return lambda tar: tar[:at] + junk + tar[at + len(junk) :]
 
 
-def test_the_tar_of_these_tests_is_laid_out_as_they_say() -> None:
-    with tarfile.open(fileobj=io.BytesIO(TAR)) as tar:
-        assert [m.offset for m in tar] == [place * SAMPLE + at for place in range(COUNT) for at in (0, TXT_HEADER)]
+# --- damage of small tars ------------------------------------------------------------------------------
 
+COUNT = 4
+WHOLE = [sample_of(place) for place in range(COUNT)]
+TAR = tar_of(members_of(WHOLE))
+SECOND = 2 * SAMPLE
+"""Where the sample at place 2 begins."""
 
-def test_a_whole_tar() -> None:
-    assert read(TAR) == read(TAR, stop=None) == WHOLE
-
-
-@pytest.mark.parametrize("start", range(COUNT))
-@pytest.mark.parametrize("length", [1, 2])
-def test_a_part_of_a_tar(start: int, length: int) -> None:
-    stop = min(COUNT, start + length)
-    assert read(TAR, start, stop) == WHOLE[start:stop]
-
-
-# What comes of each place: `ok`, a fault, or `no txt` for a sample without its second member.
+# What comes of each place.
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty object": (cut(0), "unreadable unreadable unreadable unreadable"),
+    "nothing": (cut(0), "truncated truncated truncated truncated"),
     "no tar": (lambda tar: b"<html>Not found</html>" * 99, "unreadable unreadable unreadable unreadable"),
     "zeros": (lambda tar: bytes(10240), "truncated truncated truncated truncated"),
-    "cut in the first header": (cut(100), "unreadable unreadable unreadable unreadable"),
-    "cut between samples": (cut(2 * SAMPLE), "ok ok truncated truncated"),
-    "cut between members": (cut(2 * SAMPLE + TXT_HEADER), "ok ok no-txt truncated"),
-    "cut in a sample's first header": (cut(2 * SAMPLE + 100), "ok ok truncated truncated"),
-    "cut in a sample's second header": (cut(2 * SAMPLE + TXT_HEADER + 9), "ok ok no-txt truncated"),
-    # Nobody knows whether the member that is cut belongs to the sample before it: that one goes too.
-    "cut in a sample's first member": (cut(2 * SAMPLE + HEADER + 9), "ok truncated truncated truncated"),
-    "cut in a sample's second member": (
-        cut(2 * SAMPLE + TXT_HEADER + HEADER + 3),
-        "ok ok truncated truncated",
+    "cut in the first header": (cut(100), "truncated truncated truncated truncated"),
+    "cut between samples": (cut(SECOND), "ok ok truncated truncated"),
+    "cut between members": (cut(SECOND + TXT_HEADER), "ok ok truncated truncated"),
+    "cut in a sample's first header": (cut(SECOND + 100), "ok ok truncated truncated"),
+    "cut in a sample's second header": (cut(SECOND + TXT_HEADER + 9), "ok ok truncated truncated"),
+    "cut in a sample's first member": (cut(SECOND + HEADER + 9), "ok ok truncated truncated"),
+    "cut in a sample's last member": (cut(SECOND + TXT_HEADER + HEADER + 3), "ok ok truncated truncated"),
+    "cut in the padding behind a member": (cut(SECOND + SAMPLE - 9), "ok ok truncated truncated"),
+    "no end": (cut(COUNT * SAMPLE), "ok ok ok ok"),
+    "first header overwritten": (overwritten(0, b"\xff" * HEADER), "unreadable unreadable unreadable unreadable"),
+    "a first header overwritten": (overwritten(SECOND, b"\xff" * HEADER), "ok ok unreadable unreadable"),
+    "a second header overwritten": (
+        overwritten(SECOND + TXT_HEADER, b"\xff" * HEADER),
+        "ok ok unreadable unreadable",
     ),
-    "cut in the padding behind a member": (
-        cut(2 * SAMPLE + TXT_HEADER + HEADER + 20),
-        "ok ok truncated truncated",
-    ),
-    "no end marker": (cut(COUNT * SAMPLE), "ok ok ok ok"),
-    "first header overwritten": (
-        overwritten(0, b"\xff" * HEADER),
-        "unreadable unreadable unreadable unreadable",
-    ),
-    # tarfile takes a header that is none for the end of the tar.
-    "a header overwritten": (overwritten(2 * SAMPLE, b"\xff" * HEADER), "ok ok truncated truncated"),
-    "one bit of a header": (overwritten(2 * SAMPLE, b"\x01"), "ok ok truncated truncated"),
-    "a header zeroed": (overwritten(2 * SAMPLE, bytes(HEADER)), "ok ok truncated truncated"),
+    "one bit of a header": (overwritten(SECOND, b"\x01"), "ok ok unreadable unreadable"),
+    "a header zeroed": (overwritten(SECOND, bytes(HEADER)), "ok ok truncated truncated"),
     "junk behind the end": (lambda tar: tar + b"junk" * 999, "ok ok ok ok"),
     "gzip": (gzip.compress, "ok ok ok ok"),
-    "bzip2": (bz2.compress, "ok ok ok ok"),
-    "xz": (lzma.compress, "ok ok ok ok"),
-    "gzip, cut in its header": (lambda tar: gzip.compress(tar)[:3], "unreadable " * 4),
-    "gzip of nothing": (lambda tar: gzip.compress(b""), "unreadable " * 4),
-    "gzip of no tar": (lambda tar: gzip.compress(b"text " * 500), "unreadable " * 4),
+    "gzip of nothing": (lambda tar: gzip.compress(b""), "truncated truncated truncated truncated"),
+    "gzip, cut": (lambda tar: gzip.compress(tar)[:-1000], "ok ok truncated truncated"),
 }
 
 
-def outcome(place: int, sample: Sample) -> str:
-    if sample.fault is not None:
-        assert sample == Sample("", {}, sample.fault)
-        return sample.fault
-    whole = whole_sample(place)
-    if sample == Sample(whole.key, {"jpg": whole.columns["jpg"]}):
-        return "no-txt"
-    assert sample == whole
-    return "ok"
+def outcome(sample: Sample) -> str:
+    """`ok`, or the fault."""
+    assert sample == sample_of(sample.place) or sample.fault
+    return sample.fault or "ok"
 
 
 @pytest.mark.parametrize(("damage", "expected"), DAMAGES.values(), ids=DAMAGES)
 def test_damaged(damage: Callable[[bytes], bytes], expected: str) -> None:
-    samples = read(damage(TAR))
-    assert [outcome(place, sample) for place, sample in enumerate(samples)] == expected.split()
+    samples = read(damage(TAR), COUNT)
+    assert [outcome(sample) for sample in samples] == expected.split()
+    assert [sample.place for sample in samples] == list(range(COUNT))
 
 
-def test_a_broken_member_of_compressed_data() -> None:
-    content = bytearray(gzip.compress(random.Random(0).randbytes(100) + TAR))
-    content[60:80] = bytes(20)
-    assert {sample.fault for sample in read(bytes(content))} == {"unreadable"}
+# Members, and what comes of them.
+CONTENTS: dict[str, tuple[str, list[tuple[str, str | None]]]] = {
+    "no text": ("0.jpg 1.txt 1.jpg", [("0", "missing_column"), ("1", None)]),
+    "no image": ("0.txt 1.jpg 1.txt", [("0", "missing_column"), ("1", None)]),
+    "another image": ("0.png 0.txt 1.jpg 1.png 1.txt", [("0", None), ("1", None)]),
+    "an unknown image": ("0.tiff 0.txt 1.jpg 1.txt", [("0", "missing_column"), ("1", None)]),
+    "upper case": ("0.JPG 0.Txt", [("0", None)]),
+    "an extension twice": (
+        "0.jpg 0.txt 1.jpg 1.jpg 1.txt 2.jpg 2.txt",
+        [("0", None), ("1", "unreadable"), ("2", None)],
+    ),
+    "an unwanted extension twice": ("0.jpg 0.txt 0.json 0.json", [("0", "unreadable")]),
+    "members that stand apart": (
+        "0.jpg 1.jpg 1.txt 0.txt",
+        [("0", "missing_column"), ("1", None), ("0", "missing_column")],
+    ),
+    "a sample twice": ("0.jpg 0.txt 1.jpg 1.txt 0.jpg 0.txt", [("0", None), ("1", None), ("0", None)]),
+    "nested names": ("a/0.jpg a/0.txt a/b/0.jpg a/b/0.txt 0.jpg 0.txt", [("a/0", None), ("a/b/0", None), ("0", None)]),
+    "members of no sample": ("README .x.txt __meta__/0.txt 0.jpg LICENSE 0.txt", [("0", None)]),
+}
 
 
-@given(st.data())
-@settings(deadline=None, max_examples=300)
-def test_any_damage_leaves_the_places_before_it(data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(TAR) - 1), label="at")
-    if data.draw(st.booleans(), label="cut"):
-        damaged = TAR[:at]
+@pytest.mark.parametrize(("members", "expected"), CONTENTS.values(), ids=CONTENTS)
+def test_sound_tars_with_odd_contents(members: str, expected: list[tuple[str, str | None]]) -> None:
+    tar = tar_of([(name, name.encode()) for name in members.split()])
+    samples = read(tar, len(expected))
+    assert [(sample.key, sample.fault) for sample in samples] == expected
+    assert list(read_unindexed(InMemory({URI: tar}), ObjectInfo(URI, len(tar), ""), COLUMNS)) == samples
+
+
+def test_a_sample_holds_the_members_asked_for() -> None:
+    tar = tar_of([("0.jpg", b"j"), ("0.pyd", b"\x80"), ("0.seg.png", b"s")])
+    assert read(tar, 1, (("jpg",),)) == [Sample("0", {"jpg": b"j"}, place=0)]
+    assert read(tar, 1, (("seg.png", "png"),)) == [Sample("0", {"seg.png": b"s"}, place=0)]
+    assert read(tar, 1, ()) == [Sample("0", place=0)]
+
+
+def test_a_column_is_the_first_alternative_that_is_there() -> None:
+    (sample,) = read(tar_of([("0.png", b"p"), ("0.jpg", b"j"), ("0.txt", b"t")]), 1)
+    assert sample.column(("webp", "jpg", "png")) == b"j"
+    assert sample.column(extensions("PNG;jpg")) == b"p"
+    assert sample.column(("webp",)) is None
+
+
+def test_a_count_that_is_too_high() -> None:
+    assert read(TAR, COUNT + 2) == [*WHOLE, *(Sample("", fault="truncated", place=COUNT + n) for n in range(2))]
+
+
+def test_a_count_that_is_too_low() -> None:
+    assert read(TAR, 2) == WHOLE[:2]
+
+
+def unindexed(tar: bytes) -> list[Sample]:
+    storage = InMemory({URI: tar})
+    samples = list(read_unindexed(storage, ObjectInfo(URI, len(tar), ""), COLUMNS))
+    assert storage.open_now == 0
+    return samples
+
+
+def test_without_an_index_damage_ends_in_a_fault() -> None:
+    assert unindexed(TAR) == WHOLE
+    assert unindexed(TAR[: 3 * SAMPLE]) == [*WHOLE[:3], Sample("", fault="truncated", place=3)]
+    assert unindexed(b"no tar") == [Sample("", fault="truncated", place=0)]
+    # A sample that lost its text, and the damage itself.
+    lost = Sample("003", {"jpg": WHOLE[3].columns["jpg"]}, "truncated", 3)
+    assert unindexed(TAR[: 3 * SAMPLE + TXT_HEADER]) == [*WHOLE[:3], lost, Sample("", fault="truncated", place=4)]
+
+
+# --- offsets, kept places and recovery, in a tar of some strides ---------------------------------------
+
+STORED = 2 * OFFSET_STRIDE + 88
+LONG = [sample_of(place) for place in range(STORED)]
+LONG_TAR = tar_of(members_of(LONG))
+OFFSETS = range(0, STORED * SAMPLE, OFFSET_STRIDE * SAMPLE)
+PLACES = st.integers(0, STORED - 1) | st.sampled_from([0, 255, 256, 257, 511, 512, 513, STORED - 1])
+KEPT = st.none() | st.sets(PLACES, max_size=30).map(sorted) | st.sampled_from([[], range(1, STORED, 2), range(STORED)])
+
+RUNS = settings(deadline=None, max_examples=60)
+
+
+@pytest.fixture(params=["jumps", "reads over"], scope="module")
+def jumps(request: pytest.FixtureRequest) -> bool:
+    """Whether bytes that are not needed are jumped over, few as they are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "jumps":
+            patch.setattr(workers.data.shards, "_JUMP_BYTES", 0)
+        yield request.param == "jumps"
+
+
+@RUNS
+@given(PLACES | st.just(STORED), KEPT, st.booleans())
+def test_any_start_gives_what_reading_from_the_first_sample_gives(
+    jumps: bool, start: int, kept: Sequence[int] | None, has_offsets: bool
+) -> None:
+    places = range(STORED) if kept is None else kept
+    storage = Noting(LONG_TAR)
+    shard = shard_of(STORED, offsets=OFFSETS if has_offsets else (), kept=kept)
+    assert list(read_samples(storage, shard, COLUMNS, start)) == [LONG[place] for place in places[start:]]
+    assert storage.open_now == 0
+
+    # Not a byte before the place from which the index knows the way.
+    first = next(iter(places[start:]), None)
+    if first is None:
+        assert storage.starts == []
+    elif not has_offsets:
+        assert storage.starts == [0]
     else:
-        junk = data.draw(st.binary(min_size=1, max_size=600), label="junk")
-        damaged = TAR[:at] + junk + TAR[at + len(junk) :]
-    samples = read(damaged)
-    assert len(samples) == COUNT
-    assert all(sample.fault is None or sample.fault in FAULTS for sample in samples)
-    # A sample is known to be whole when the first member of the next one was read.
-    untouched = COUNT if at >= COUNT * SAMPLE else max(0, at // SAMPLE - 1)
-    assert samples[:untouched] == WHOLE[:untouched]
-    # The outcome of a place does not depend on the window that asks for it.
-    start = data.draw(st.integers(0, COUNT - 1), label="start")
-    stop = data.draw(st.integers(start + 1, COUNT), label="stop")
-    assert read(damaged, start, stop) == samples[start:stop]
+        assert storage.starts[0] == first // OFFSET_STRIDE * OFFSET_STRIDE * SAMPLE
+        assert set(storage.starts) <= set(OFFSETS)
+        assert jumps or len(storage.starts) == 1
 
 
-def test_an_index_that_counts_too_many() -> None:
-    assert read(TAR, 0, 6) == [*WHOLE, Sample("", fault="truncated"), Sample("", fault="truncated")]
-    assert read(TAR, 5, 7) == [Sample("", fault="truncated")] * 2
+def test_the_first_sample_behind_an_offset_needs_no_other_byte() -> None:
+    storage = Noting(LONG_TAR)
+    samples = read_samples(storage, shard_of(STORED, offsets=OFFSETS), COLUMNS, 300)
+    assert next(samples) == LONG[300]
+    # It ends where the next one's first member has been read.
+    assert storage.bytes_read <= (300 - 256 + 1) * SAMPLE + TXT_HEADER
+    samples.close()
+    assert storage.open_now == 0
 
 
-def test_an_index_that_counts_too_few() -> None:
-    assert read(TAR, 0, 2) == WHOLE[:2]
+def test_far_places_are_jumped_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.data.shards, "_JUMP_BYTES", 200 * SAMPLE)
+    storage = Noting(LONG_TAR)
+    kept = [0, 250, 260, 599]
+    assert list(read_samples(storage, shard_of(STORED, offsets=OFFSETS, kept=kept), COLUMNS)) == [LONG[p] for p in kept]
+    # 256 is just ahead of 250, and 512 is far from 260.
+    assert storage.starts == [0, 512 * SAMPLE]
 
 
-def test_without_a_stop_damage_ends_in_a_fault() -> None:
-    damaged = TAR[: 3 * SAMPLE + TXT_HEADER + HEADER + 3]
-    assert read(damaged, stop=None) == [*WHOLE[:3], Sample("", fault="truncated")]
-    assert read(b"no tar", stop=None) == [Sample("", fault="unreadable")]
+@RUNS
+@given(PLACES, st.sampled_from([0, TXT_HEADER]), KEPT, st.integers(0, 5) | PLACES)
+@example(255, TXT_HEADER, None, 0)  # right before a known place
+@example(256, 0, None, 0)  # right at one
+def test_damage_costs_the_samples_up_to_the_next_known_place(
+    jumps: bool, place: int, member: int, kept: Sequence[int] | None, start: int
+) -> None:
+    tar = overwritten(place * SAMPLE + member, b"\xff" * HEADER)(LONG_TAR)
+    lost = range(place, min(STORED, (place // OFFSET_STRIDE + 1) * OFFSET_STRIDE))
+    places = (range(STORED) if kept is None else kept)[start:]
+    samples = list(read_samples(Noting(tar), shard_of(STORED, offsets=OFFSETS, kept=kept), COLUMNS, start))
+    assert [sample.place for sample in samples] == list(places)
+    for sample in samples:
+        assert (sample.fault == "unreadable") if sample.place in lost else (sample == LONG[sample.place])
 
 
-def test_a_sample_that_lacks_a_column_keeps_its_place() -> None:
-    samples = read(packed(("0.txt", b"zero"), ("1.jpg", b"one"), ("2.json", b"{}"), ("3.txt", b"three")))
-    assert [(s.key, s.columns, s.fault) for s in samples] == [
-        ("0", {"txt": b"zero"}, None),
-        ("1", {"jpg": b"one"}, None),
-        ("2", {}, None),
-        ("3", {"txt": b"three"}, None),
-    ]
+def test_damage_costs_everything_behind_it_without_offsets() -> None:
+    samples = read(overwritten(100 * SAMPLE, b"\xff")(LONG_TAR), STORED)
+    assert samples[:100] == LONG[:100]
+    assert {sample.fault for sample in samples[100:]} == {"unreadable"}
 
 
-def test_only_the_columns_asked_for_come() -> None:
-    tar = packed(("0.jpg", b"j"), ("0.pyd", b"\x80"), ("0.txt", b"t"), ("0.seg.jpg", b"s"))
-    assert read(tar, stop=1) == [Sample("0", {"jpg": b"j", "txt": b"t"})]
-    assert read(tar, stop=1, columns=frozenset({"seg.jpg"})) == [Sample("0", {"seg.jpg": b"s"})]
-    assert read(tar, stop=1, columns=frozenset()) == [Sample("0")]
-
-
-def test_extensions_are_compared_in_lower_case() -> None:
-    assert read(packed(("0.JPG", b"j"), ("0.Txt", b"t")), stop=1)[0].columns == {"jpg": b"j", "txt": b"t"}
-
-
-def test_folders_are_part_of_the_key() -> None:
-    tar = packed(("a/0.jpg", b"1"), ("a/0.txt", b"2"), ("b/0.jpg", b"3"), ("b.c/d/0.jpg", b"4"))
-    assert [(s.key, sorted(s.columns)) for s in read(tar, stop=3)] == [
-        ("a/0", ["jpg", "txt"]),
-        ("b/0", ["jpg"]),
-        ("b.c/d/0", ["jpg"]),
-    ]
-
-
-@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_in_every_format(layout: int) -> None:
-    key = f"{'folder/' * 12}{'n' * 60}"
-    assert read(packed((f"{key}.jpg", b"j"), format=layout), stop=1) == [Sample(key, {"jpg": b"j"})]
-
-
-def test_what_is_no_member_of_a_sample_is_no_sample() -> None:
+@pytest.mark.parametrize("place", [3, 254, 255, 256])
+def test_a_damaged_name_moves_no_sample_behind_the_next_known_place(place: int) -> None:
+    """Long names are under no checksum: another one makes two samples of one, or one of two."""
+    long = "n" * 200
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, kind in (("folder", tarfile.DIRTYPE), ("link.jpg", tarfile.SYMTYPE)):
-            member = tarfile.TarInfo(name)
-            member.type = kind
-            tar.addfile(member)
-        for name in ("__meta__", "__meta__/0.json", "README", ".hidden.txt", "0.jpg"):
-            tar.addfile(tarfile.TarInfo(name))
-    assert read(buffer.getvalue(), stop=None) == [Sample("0", {"jpg": b""})]
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members_of(LONG[:600]):
+            member = tarfile.TarInfo(f"{long}{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    content = buffer.getvalue()
+    offsets = [content.index(f"{long}{known:03}.jpg".encode()) - HEADER for known in (0, 256, 512)]
+    whole = [Sample(long + sample.key, sample.columns, place=sample.place) for sample in LONG[:600]]
+    shard = shard_of(600, offsets=offsets)
+    assert list(read_samples(Noting(content), shard, COLUMNS)) == whole
+
+    def renamed(new: str) -> bytes:
+        # Both members become those of the next sample, or the text becomes that of no sample.
+        old = [f"{long}{place:03}.{name}".encode() for name in (["jpg", "txt"] if new != "999" else ["txt"])]
+        damaged = content
+        for name in old:
+            damaged = damaged.replace(name, long.encode() + new.encode() + name[-4:])
+        return damaged
+
+    for new in ("999", f"{place + 1:03}"):
+        samples = list(read_samples(Noting(renamed(new)), shard, COLUMNS))
+        known = (place // 256 + 1) * 256
+        assert samples[:place] == whole[:place]
+        assert samples[known:] == whole[known:]
+        assert [sample.place for sample in samples] == list(range(600))
 
 
-def test_a_member_that_comes_twice_ends_the_tar() -> None:
-    tar = packed(("0.jpg", b"a"), ("1.jpg", b"a"), ("1.jpg", b"b"), ("2.jpg", b"c"))
-    assert [sample.fault for sample in read(tar)] == [None, "unreadable", "unreadable", "unreadable"]
+def written(changes: Sequence[tuple[int, bytes]], at: int | None) -> bytes:
+    damaged = bytearray(LONG_TAR)
+    for start, junk in changes:
+        damaged[start : start + len(junk)] = junk[: len(damaged) - start]
+    return bytes(damaged[:at])
 
 
-def test_members_of_a_sample_that_do_not_stand_together_are_two_samples() -> None:
-    tar = packed(("0.jpg", b"a"), ("1.jpg", b"b"), ("0.txt", b"c"))
-    assert [sample.key for sample in read(tar, stop=3)] == ["0", "1", "0"]
+JUNK = st.binary(min_size=1, max_size=1) | st.binary(min_size=1, max_size=700) | st.integers(1, 3000).map(bytes)
+BYTES = st.integers(0, STORED * SAMPLE - 1)
+NEAR_HEADERS = st.builds(
+    lambda place, member, byte: place * SAMPLE + member + byte,
+    PLACES,
+    st.sampled_from([0, TXT_HEADER]),
+    st.integers(0, HEADER - 1),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.tuples(BYTES | NEAR_HEADERS, JUNK), max_size=4),
+    st.none() | BYTES | NEAR_HEADERS,
+    st.booleans(),
+    PLACES,
+    KEPT,
+)
+def test_no_damage_raises_or_moves_or_alters_a_sample(
+    changes: list[tuple[int, bytes]], at: int | None, has_offsets: bool, start: int, kept: Sequence[int] | None
+) -> None:
+    tar = written(changes, at)
+    offsets = OFFSETS if has_offsets else ()
+    samples = list(read_samples(Noting(tar), shard_of(STORED, offsets=offsets), COLUMNS))
+    assert [sample.place for sample in samples] == list(range(STORED))
+    for sample in samples:
+        begin = sample.place * SAMPLE + HEADER
+        # What stands in its place now, be it damaged: no other sample's.
+        jpg, txt = tar[begin : begin + JPG], tar[begin + TXT_HEADER : begin + TXT_HEADER + len(b"caption 100")]
+        if sample.fault is None:
+            whole = LONG[sample.place]
+            assert (sample.key, sample.columns["jpg"]) == (whole.key, jpg)
+            assert sample.columns["txt"] == txt[: len(whole.columns["txt"])]
+        assert sample.fault in (None, *FAULTS)
+    # Neither does it depend on what else is read.
+    shard = shard_of(STORED, offsets=offsets, kept=kept)
+    places = (range(STORED) if kept is None else kept)[start:]
+    assert list(read_samples(Noting(tar), shard, COLUMNS, start)) == [samples[place] for place in places]
+
+
+OTHERS = {
+    "gnu": (tarfile.GNU_FORMAT, lambda tar: tar),
+    "pax": (tarfile.PAX_FORMAT, lambda tar: tar),
+    "gzip": (tarfile.USTAR_FORMAT, gzip.compress),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_no_damage_of_other_tars_raises(kind: str, data: st.DataObject) -> None:
+    layout, compress = OTHERS[kind]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as tar:
+        for place in range(6):
+            # Names for which these formats need a header of their own.
+            tar.addfile(tarfile.TarInfo(f"{'n' * (50 if kind == 'gzip' else 200)}é{place}.jpg"))
+    content = compress(buffer.getvalue())
+    bytes_of = st.integers(0, len(content) - 1)
+    for at, junk in data.draw(st.lists(st.tuples(bytes_of, st.binary(min_size=1, max_size=4)), max_size=6)):
+        content = content[:at] + junk + content[at + len(junk) :]
+    content = content[: data.draw(st.none() | bytes_of)]
+    samples = read(content, 6, (("jpg",),))
+    assert [sample.place for sample in samples] == list(range(6))
+    assert {sample.fault for sample in samples} <= {None, *FAULTS}
+
+
+# --- storage -------------------------------------------------------------------------------------------
 
 
 def test_a_missing_object_is_an_error_not_a_fault() -> None:
-    with pytest.raises(NotFoundError, match=r"file:///nowhere/x\.tar"):
-        list(read_samples(Storage(), "file:///nowhere/x.tar", COLUMNS, 0, 1))
+    with pytest.raises(NotFoundError, match=r"file:///x\.tar"):
+        list(read_samples(Storage(), shard_of(4), COLUMNS))
 
 
-class Breaking(io.BytesIO):
-    """A stream that fails in the middle, as a lost mount does."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.tell() > SAMPLE:
-            raise StorageError("cannot read s3://b/x.tar: no answer")
-        return super().read(size)
-
-
-def test_a_read_error_is_an_error_not_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = packed(*((f"{n}.jpg", bytes(20_000)) for n in range(4)))
-    storage = InMemory(content)
-    monkeypatch.setattr(storage, "open", lambda uri: Breaking(content))
-    with pytest.raises(StorageError) as caught:
-        list(read_samples(storage, URI, COLUMNS, 0, 4))
-    assert str(caught.value) == "cannot read s3://b/x.tar: no answer"
+@pytest.mark.parametrize(("size", "etag"), [(1, None), (None, "another")])
+def test_another_shard_than_the_indexed_one_is_an_error(tmp_path: Path, size: int | None, etag: str | None) -> None:
+    (tmp_path / "x.tar").write_bytes(TAR)
+    info = Storage().stat(f"file://{tmp_path}/x.tar")
+    no_offsets = np.empty(0, np.int64)
+    shard = Shard(info.uri, size or info.size, etag or info.etag, COUNT, no_offsets, None)
+    with pytest.raises(DataError, match=r"x\.tar"):
+        list(read_samples(Storage(), shard, COLUMNS))
+    sound = Shard(info.uri, info.size, info.etag, COUNT, no_offsets, None)
+    assert list(read_samples(Storage(), sound, COLUMNS)) == WHOLE
 
 
-def test_the_stream_is_closed_however_reading_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = [io.BytesIO(content) for content in (TAR, TAR, TAR[:2000], b"no tar")]
-    stops = [None, 1, 4, 4]
-    for stream, stop in zip(streams, stops, strict=True):
-        storage = InMemory(b"")
-        monkeypatch.setattr(storage, "open", lambda uri, stream=stream: stream)
-        list(read_samples(storage, URI, COLUMNS, 0, stop))
-    abandoned = io.BytesIO(TAR)
-    monkeypatch.setattr(storage, "open", lambda uri: abandoned)
-    samples = read_samples(storage, URI, COLUMNS, 0, 4)
+def test_the_stream_is_closed_however_reading_ends() -> None:
+    for tar in (TAR, TAR[:2000], b"no tar"):
+        storage = Noting(tar)
+        list(read_samples(storage, shard_of(COUNT), COLUMNS))
+        assert (storage.opened, storage.open_now) == (1, 0)
+    storage = Noting(TAR)
+    samples = read_samples(storage, shard_of(COUNT), COLUMNS)
     next(samples)
-    samples.close()  # type: ignore[attr-defined]
-    assert all(stream.closed for stream in [*streams, abandoned])
-
-
-def test_reading_tars_imports_no_torch() -> None:
-    heavy = ("torch", "transformers", "deepspeed", "ray", "boto3")
-    code = f"import sys, workers.data.loader_process; print([m for m in {heavy} if m in sys.modules])"
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert storage.open_now == 1
+    samples.close()
+    assert storage.open_now == 0

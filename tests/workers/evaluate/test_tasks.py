@@ -19,16 +19,18 @@ from jobspecs.errors import DataError
 from jobspecs.evaluation import Retrieval, ZeroShot
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
-from tests.workers.tiny_job import SPEC, broken, scans, write_shards
+from tests.workers.tiny_job import SPEC, broken, scans, write_shards, write_tokenizers
 from workers.data.demo_digits import CLASS_NAMES
 from workers.data.demo_tar import Sample
-from workers.data.tokenize import byte_tokens
+from workers.data.tokenize import byte_tokenizer
 from workers.evaluate import KINDS
 from workers.evaluate.encode import Encoder
 from workers.evaluate.result import Result
 from workers.evaluate.retrieval import retrieval
 from workers.evaluate.zero_shot import class_embeddings, zero_shot
 from workers.models.two_tower import build
+from workers.run import RunDirectory
+from workers.storage import Storage
 from workers.train.checkpoint import CheckpointError, File, Manifest
 
 
@@ -71,13 +73,15 @@ def world() -> Iterator[World]:
         samples[7], samples[20] = broken(samples[7]), broken(samples[20])
         write_shards(folder / "data", samples, shards=2)
         spec = loads(SPEC % (folder / "data"))
-        model = build(spec.model, spec.data, spec.objective, seed=123)
+        model = build(spec.model, spec.data, spec.objective, 123, byte_tokenizer())
+        run = RunDirectory(f"file://{folder}/run")
+        write_tokenizers(run, Storage(spec.storage.s3))
         uri = write_checkpoint(folder / "checkpoint", model.state_dict())
         kept = [sample for sample in samples[0::2] + samples[1::2] if len(sample.jpeg) > 100]
         yield World(
             folder,
             spec,
-            Encoder(spec, uri),
+            Encoder(spec, run, uri),
             kept,
             EvaluationData(urls=[f"{folder}/data/{{00000..00001}}.tar"]),
         )
@@ -104,9 +108,9 @@ def test_kinds_are_those_of_the_spec() -> None:
 
 def test_encoder_encodes_what_the_checkpoint_holds(world: World) -> None:
     """The spec's seed is 0, the checkpoint's weights are of another."""
-    model = build(world.spec.model, world.spec.data, world.spec.objective, seed=123).eval()
+    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, byte_tokenizer()).eval()
     texts = ["one", "", "a text that is longer than what the tower can take in, by far and away"]
-    tokens = torch.from_numpy(np.stack([byte_tokens(text, 48) for text in texts]))
+    tokens = torch.from_numpy(np.stack([byte_tokenizer().encode(text, 48) for text in texts]))
     with torch.inference_mode():
         expected = model.encode_text(tokens).numpy()
     np.testing.assert_allclose(world.encoder.texts(texts, batch=2), expected, atol=1e-6)
@@ -178,7 +182,9 @@ def test_a_collapsed_model_scores_chance(world: World) -> None:
             value.zero_()
         if name.endswith(("post_layernorm.bias", "final_layer_norm.bias")):
             value.fill_(1.0)
-    encoder = Encoder(world.spec, write_checkpoint(world.folder / "collapsed", state))
+    encoder = Encoder(
+        world.spec, RunDirectory(f"file://{world.folder}/run"), write_checkpoint(world.folder / "collapsed", state)
+    )
     for scores in (
         zero_shot(zero_shot_spec(world.data), encoder),
         retrieval(retrieval_spec(world.data), encoder),
@@ -239,14 +245,14 @@ def test_retrieval_needs_two_texts_in_utf_8(world: World, tmp_path: Path) -> Non
     odd = data_of(tmp_path / "odd", [replace(s, caption=f"caption {i}") for i, s in enumerate(same)])
     tar = tmp_path / "odd/shards/00000.tar"
     tar.write_bytes(tar.read_bytes().replace(b"caption 1", b"caption \xff"))
-    with pytest.raises(DataError, match=r"evaluation 'pairs': a text in \.txt is not UTF-8"):
+    with pytest.raises(DataError, match=r"evaluation 'pairs': a \.txt is not UTF-8"):
         retrieval(retrieval_spec(odd), world.encoder)
 
 
 def test_a_checkpoint_of_another_model_is_refused(world: World) -> None:
     spec = loads(SPEC % world.folder, overrides=("model.embedding_dim=8",))
     with pytest.raises(CheckpointError, match="is of another model"):
-        Encoder(spec, f"file://{world.folder}/checkpoint")
+        Encoder(spec, RunDirectory(f"file://{world.folder}/run"), f"file://{world.folder}/checkpoint")
 
 
 def test_result_as_json(world: World) -> None:

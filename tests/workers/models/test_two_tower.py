@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from jobspecs.data import Data, Image, Source, Text
+from jobspecs.columns import Image, Text
+from jobspecs.data import Data, Source
 from jobspecs.model import Clip, ImageTower, TextTower
 from jobspecs.objective import ImageText, LogitScale
-from workers.data.tokenize import byte_tokens
+from tests.workers.pretrained_folders import CAPTIONS, bert_like, clip_like, gpt2_like, t5_like
+from workers.data.make_tokenizer import pretrained, train_bpe
+from workers.data.tokenize import Tokenizer, byte_tokenizer
 from workers.models.two_tower import TwoTower, build
 from workers.train.engine import parameter_groups
 
@@ -24,16 +30,17 @@ DATA = Data(
     image=Image(size=16, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0]),
     text=Text(context_length=12),
 )
+BYTES = byte_tokenizer()
 OBJECTIVE = ImageText(kind="image_text", logit_scale=LogitScale(init=7.0))
 
 
 def tokens(*texts: str, context_length: int = 12) -> torch.Tensor:
-    return torch.from_numpy(np.stack([byte_tokens(text, context_length) for text in texts]))
+    return torch.from_numpy(np.stack([BYTES.encode(text, context_length) for text in texts]))
 
 
 @pytest.fixture(scope="module")
 def model() -> TwoTower:
-    return build(MODEL, DATA, OBJECTIVE, seed=1).eval()
+    return build(MODEL, DATA, OBJECTIVE, 1, BYTES).eval()
 
 
 def test_features_are_unit_rows_in_fp32(model: TwoTower) -> None:
@@ -48,6 +55,7 @@ def test_features_are_unit_rows_in_fp32(model: TwoTower) -> None:
 
 def test_pixels_are_normalised_channel_by_channel(model: TwoTower) -> None:
     pixels = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    assert DATA.image is not None
     by_hand = (pixels.numpy() / 255 - DATA.image.mean) / DATA.image.std
     nchw = torch.from_numpy(by_hand.transpose(0, 3, 1, 2)).float()
     expected = torch.nn.functional.normalize(model.image_tower(pixel_values=nchw).image_embeds, dim=-1)
@@ -61,16 +69,64 @@ def test_a_text_is_the_same_however_far_it_is_padded(model: TwoTower) -> None:
     assert not torch.allclose(padded, model.encode_text(tokens("hellp")))
 
 
+TOKENIZERS: dict[str, Callable[[Path], Tokenizer]] = {
+    "bytes": lambda _: BYTES,
+    "bpe": lambda _: train_bpe(CAPTIONS, 300),
+    "clip": lambda folder: pretrained(str(clip_like(folder)), None),  # padded with its end token
+    "bert": lambda folder: pretrained(str(bert_like(folder)), None),  # end is 2, which transformers treats otherwise
+    "t5": lambda folder: pretrained(str(t5_like(folder)), None),  # without begin
+    "gpt2": lambda folder: pretrained(str(gpt2_like(folder)), None),
+}
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_text_ends_with_its_first_end_token(make: Callable[[Path], Tokenizer], tmp_path: Path) -> None:
+    tokenizer = make(tmp_path)
+    model = build(MODEL, DATA, OBJECTIVE, 1, tokenizer).eval()
+    # texts: (3, 12), each of which ends before the last place
+    texts = torch.from_numpy(np.stack([tokenizer.encode(text, 12) for text in ("a photo", "photo", "")]))
+    behind = (texts == tokenizer.end).cumsum(1) - (texts == tokenizer.end).int() > 0
+    assert behind.any(dim=1).all()
+    expected = model.encode_text(texts)
+    anything = torch.randint(0, tokenizer.vocabulary, texts.shape, dtype=torch.int32)
+    for other in (anything, torch.full_like(texts, tokenizer.end), torch.full_like(texts, tokenizer.vocabulary - 1)):
+        torch.testing.assert_close(model.encode_text(torch.where(behind, other, texts)), expected)
+    assert (torch.pdist(expected) > 1e-3).all()  # the texts themselves count
+    for row in range(3):  # and the feature is that of the end token: cut behind it, it stands last
+        stop = int((texts[row] == tokenizer.end).int().argmax()) + 1
+        alone = model.text_tower.get_submodule("text_model")(input_ids=texts[row : row + 1, :stop].long())
+        by_hand = model.text_tower.get_submodule("text_projection")(alone.last_hidden_state[:, -1])
+        torch.testing.assert_close(torch.nn.functional.normalize(by_hand, dim=-1), expected[row : row + 1])
+
+
+@pytest.mark.parametrize("name", ["bytes", "clip"])
+def test_the_text_feature_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    tokenizer = TOKENIZERS[name](tmp_path)
+    model = build(MODEL, DATA, OBJECTIVE, 1, tokenizer).eval()
+    texts = torch.from_numpy(np.stack([tokenizer.encode(text, 12) for text in ("a photo", "of it")])).long()
+    theirs = torch.nn.functional.normalize(model.text_tower(input_ids=texts).text_embeds, dim=-1)
+    torch.testing.assert_close(model.encode_text(texts), theirs)
+
+
+def test_a_masked_row_gives_finite_numbers(model: TwoTower) -> None:
+    rows = torch.zeros((2, 12), dtype=torch.int32)
+    features = model.encode_text(rows)
+    features.sum().backward()
+    assert torch.isfinite(features).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.zero_grad(set_to_none=True)
+
+
 def test_first_weights_depend_on_the_seed_alone(model: TwoTower) -> None:
     state = torch.get_rng_state()
     torch.manual_seed(99)
-    again = build(MODEL, DATA, OBJECTIVE, seed=1).state_dict()
-    other = build(MODEL, DATA, OBJECTIVE, seed=2).state_dict()
+    again = build(MODEL, DATA, OBJECTIVE, 1, BYTES).state_dict()
+    other = build(MODEL, DATA, OBJECTIVE, 2, BYTES).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
     assert any(not torch.equal(value, other[name]) for name, value in model.state_dict().items())
     torch.manual_seed(99)
     untouched = torch.get_rng_state()
-    build(MODEL, DATA, OBJECTIVE, seed=1)
+    build(MODEL, DATA, OBJECTIVE, 1, BYTES)
     assert torch.equal(torch.get_rng_state(), untouched)
     torch.set_rng_state(state)
 
@@ -87,7 +143,7 @@ def test_norms_biases_and_the_scale_are_not_decayed(model: TwoTower) -> None:
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
-    model = build(MODEL, DATA, OBJECTIVE, seed=1)
+    model = build(MODEL, DATA, OBJECTIVE, 1, BYTES)
     model.image_tower.requires_grad_(False)
     grouped = {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
     assert grouped == {id(p) for p in model.parameters() if p.requires_grad}

@@ -1,15 +1,11 @@
-"""S3: ranges and requests, a server that misbehaves, and each failure with its error and message."""
+"""S3: what only it does, and each failure of a request with its error and message."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +14,6 @@ import pytest
 from jobspecs.errors import (
     AccessDeniedError,
     AlreadyExistsError,
-    DataError,
     NoCredentialsError,
     NotFoundError,
     StorageError,
@@ -26,140 +21,27 @@ from jobspecs.errors import (
     UnreachableError,
 )
 from jobspecs.storage import S3
-from workers.storage import Storage
-
-SECRET = "testing-secret"
-
-
-class Scripted:
-    """An S3 server of one object at any key. `behave` may answer instead: it returns (status, headers, body)
-    or None; a body shorter than its Content-Length breaks the connection off."""
-
-    def __init__(self) -> None:
-        self.data, self.etag = os.urandom(3500), "v1"
-        self.behave: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda *_: None
-        self.requests: list[tuple[str, str]] = []
-        """(method, Range header) of each request."""
-        scripted = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                wanted = self.headers.get("Range", "")
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                scripted.requests.append((self.command, wanted))
-                status, headers, body = scripted.behave(self.command, wanted) or scripted.serve(
-                    wanted, self.headers.get("If-Match")
-                )
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-                self.close_connection = int(headers.get("Content-Length", len(body))) != len(body)
-
-            do_GET = do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def serve(self, wanted: str, match: str | None) -> tuple[int, dict[str, str], bytes]:
-        if match is not None and match != f'"{self.etag}"':
-            return refusal(412, "PreconditionFailed")
-        headers = {"ETag": f'"{self.etag}"'}
-        if not wanted:
-            return 200, headers, self.data
-        first, last = (int(part) for part in wanted.removeprefix("bytes=").split("-"))
-        body = self.data[first : last + 1]
-        return 206, headers | {"Content-Range": f"bytes {first}-{last}/{len(self.data)}"}, body
+from tests.workers.storage.conftest import new_bucket
+from tests.workers.storage.scripted_server import SECRET, Answer, Scripted, answers, refusal
+from workers.storage import ObjectInfo, Storage
 
 
-def refusal(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
-    # The server's text carries a secret, as if it echoed the request.
-    return status, {}, f"<Error><Code>{code}</Code><Message>you sent {SECRET}</Message></Error>".encode()
+@pytest.mark.parametrize("place", ["s3", "rclone"], indirect=True)
+def test_list_of_several_pages(place: tuple[Storage, str]) -> None:
+    storage, root = place
 
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    import botocore.endpoint
-
-    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
-    server = Scripted()
-    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.server.shutdown()
-    thread.join()
-    server.server.server_close()
-
-
-def test_list_of_several_pages(s3_storage: Storage, bucket: str) -> None:
     def two_a_page(params: dict[str, Any], **_: object) -> None:
         params["MaxKeys"] = 2
 
-    s3_storage._s3.client.meta.events.register("before-parameter-build.s3.ListObjectsV2", two_a_page)
-    infos = [s3_storage.write(f"s3://{bucket}/folder/{name}", b"") for name in "abcde"]
-    assert s3_storage.list(f"s3://{bucket}/folder") == infos
+    storage._s3.client.meta.events.register("before-parameter-build.s3.ListObjectsV2", two_a_page)
+    infos = [storage.write(f"{root}/folder/{name}", b"") for name in "abcde"]
+    assert storage.list(f"{root}/folder") == infos
 
 
 def test_one_client_for_all_threads(s3_storage: Storage) -> None:
     with ThreadPoolExecutor(8) as pool:
         clients = {id(client) for client in pool.map(lambda _: s3_storage._s3.client, range(64))}
     assert len(clients) == 1
-
-
-@pytest.mark.usefixtures("small_ranges")
-def test_reads_in_checked_ranges(scripted: Scripted) -> None:
-    assert Storage(S3(endpoint=scripted.endpoint)).read("s3://b/k") == scripted.data
-    assert [wanted for _, wanted in scripted.requests] == [
-        "", "bytes=0-999", "bytes=1000-1999", "bytes=2000-2999", "bytes=3000-3499",
-    ]  # fmt: skip
-
-
-@pytest.mark.usefixtures("small_ranges")
-def test_a_body_that_breaks_is_read_again_and_only_its_range(scripted: Scripted) -> None:
-    storage, broken = Storage(S3(endpoint=scripted.endpoint)), []
-
-    def behave(_: str, wanted: str) -> tuple[int, dict[str, str], bytes] | None:
-        if wanted.startswith("bytes=1000-") and len(broken) < 4:
-            broken.append(wanted)
-            return 206, {"ETag": '"v1"', "Content-Length": "1000"}, b"x" * 300
-        return None
-
-    scripted.behave = behave
-    with storage.open("s3://b/k") as stream:
-        assert stream.read(500) + stream.read() == scripted.data
-    assert len(broken) == 4
-    assert [wanted for _, wanted in scripted.requests].count("bytes=0-999") == 1
-
-
-@pytest.mark.parametrize("broken", [b"short", b"", b"long" * 1000])
-@pytest.mark.usefixtures("small_ranges")
-def test_a_body_of_the_wrong_length_is_an_error_in_the_end(scripted: Scripted, broken: bytes) -> None:
-    storage = Storage(S3(endpoint=scripted.endpoint))
-    scripted.behave = lambda _, wanted: (206, {"ETag": '"v1"'}, broken) if "=2000-" in wanted else None
-    with pytest.raises(StorageError) as caught:
-        storage.read("s3://b/k")
-    for part in ("s3://b/k", "the 1000 bytes from 2000 on", "5 times over", scripted.endpoint):
-        assert part in str(caught.value)
-
-
-@pytest.mark.usefixtures("small_ranges")
-def test_an_object_that_changes_while_it_is_read(s3_storage: Storage, bucket: str) -> None:
-    uri = f"s3://{bucket}/x"
-    s3_storage.write(uri, b"a" * 3000)
-    with s3_storage.open(uri) as stream:
-        assert stream.read(10) == b"a" * 10
-        s3_storage.write(uri, b"b" * 3000)
-        with pytest.raises(DataError, match=f"cannot read {uri}: the object was changed"):
-            stream.read()
 
 
 @pytest.mark.parametrize(
@@ -181,10 +63,6 @@ def test_list_leaves_out_the_folders_of_consoles(s3_storage: Storage, bucket: st
     s3_storage._s3.client.put_object(Bucket=bucket, Key="folder/", Body=b"")
     s3_storage.write(f"s3://{bucket}/folder/x", b"x")
     assert [info.uri for info in s3_storage.list(f"s3://{bucket}")] == [f"s3://{bucket}/folder/x"]
-
-
-def answers(status: int, code: str) -> Callable[[str, str], tuple[int, dict[str, str], bytes]]:
-    return lambda *_: refusal(status, code)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +108,57 @@ def test_exists_does_not_take_a_refusal_for_absence(scripted: Scripted) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
 def test_conditional_write_lost(scripted: Scripted, status: int, code: str) -> None:
-    scripted.behave = answers(status, code)
-    with pytest.raises(AlreadyExistsError, match="cannot create s3://b/k"):
-        Storage(S3(endpoint=scripted.endpoint)).write("s3://b/k", b"x", if_absent=True)
+    scripted.behave = lambda method, _: refusal(status, code) if is_second_or_later_put(method) else None
+
+    def is_second_or_later_put(method: str) -> bool:
+        return method == "PUT" and scripted.requests.count(("PUT", "")) > 1
+
+    storage = Storage(S3(endpoint=scripted.endpoint))
+    for _ in range(2):  # the server is probed once
+        with pytest.raises(AlreadyExistsError, match="cannot create s3://b/k"):
+            storage.write("s3://b/k", b"x", if_absent=True)
+    assert [method for method, _ in scripted.requests] == ["PUT", "PUT", "DELETE", "PUT", "PUT"]
+
+
+def test_a_server_that_ignores_conditions_is_not_written_to(rclone_storage: Storage, rclone_server: str) -> None:
+    bucket = new_bucket(rclone_storage)
+    rclone_storage.write(f"s3://{bucket}/lock", b"theirs")
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            rclone_storage.write(f"s3://{bucket}/lock", b"mine", if_absent=True)
+        for part in (f"cannot create s3://{bucket}/lock", rclone_server, "(If-None-Match)", "Choose a folder, or"):
+            assert part in str(caught.value)
+    assert rclone_storage.read(f"s3://{bucket}/lock") == b"theirs"
+    assert len(rclone_storage.list(f"s3://{bucket}")) == 1
+
+
+def test_list_leaves_out_probes(s3_storage: Storage, bucket: str) -> None:
+    s3_storage.write(f"s3://{bucket}/folder/.tandem-0123456789abcdef.tmp", b"")
+    assert s3_storage.list(f"s3://{bucket}/folder") == []
+
+
+def test_a_server_that_stalls_is_asked_again(scripted: Scripted) -> None:
+    stalled: list[str] = []
+
+    def behave(method: str, _: str) -> Answer | None:
+        stalled.append(method)
+        time.sleep(0.5 if len(stalled) < 3 else 0.0)
+        return None
+
+    scripted.behave = behave
+    assert Storage(S3(endpoint=scripted.endpoint, timeout_seconds=0.1)).stat("s3://b/k").size == 3500
+    assert len(stalled) == 3
+
+
+def test_a_conditional_write_that_gets_no_answer(scripted: Scripted) -> None:
+    def behave(method: str, _: str) -> Answer | None:
+        puts = scripted.requests.count(("PUT", ""))
+        time.sleep(0.3 if puts > 2 else 0.0)
+        return refusal(412, "PreconditionFailed") if puts == 2 and method == "PUT" else None
+
+    scripted.behave = behave
+    with pytest.raises(UnreachableError, match=r"cannot write s3://b/k: no answer from .* \(ReadTimeoutError\)"):
+        Storage(S3(endpoint=scripted.endpoint, timeout_seconds=0.1)).write("s3://b/k", b"x", if_absent=True)
 
 
 def test_invalid_bucket_name(s3_storage: Storage) -> None:
@@ -263,7 +189,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.usefixtures("s3_server")
+@pytest.mark.usefixtures("s3_credentials")
 def test_nobody_listens(free_port: int) -> None:
     endpoint = f"http://127.0.0.1:{free_port}"
     began = time.monotonic()
@@ -272,6 +198,16 @@ def test_nobody_listens(free_port: int) -> None:
     assert time.monotonic() - began < 10
     for part in ("s3://b/k", f"no answer from {endpoint}", "Check storage.s3.endpoint"):
         assert part in str(caught.value)
+
+
+@pytest.mark.usefixtures("s3_credentials", "small_ranges")
+def test_nobody_listens_to_the_first_range(free_port: int) -> None:
+    known = ObjectInfo("s3://b/k", 10, "v1")
+    with (
+        Storage(S3(endpoint=f"http://127.0.0.1:{free_port}")).open("s3://b/k", known=known) as stream,
+        pytest.raises(UnreachableError, match=f"no answer from http://127.0.0.1:{free_port}"),
+    ):
+        stream.read()
 
 
 def test_an_endpoint_that_has_answered_gets_all_retries(

@@ -6,11 +6,14 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from jobspecs.data import Cache
 from jobspecs.errors import (
     AlreadyExistsError,
+    DataError,
     NotFoundError,
     UsageError,
 )
@@ -74,23 +77,55 @@ def test_list(place: tuple[Storage, str]) -> None:
     assert storage.list(join(root, "shards")) == below
     assert storage.list(join(root, "shards/")) == below
     assert len(storage.list(root)) == 5
+    assert storage.list(join(root, "shards"), deep=False) == [infos["shards/10"], infos["shards/2"]]
     assert storage.list(join(root, "shards/2")) == []
 
 
+@pytest.mark.parametrize("read_ahead", [0, 2])
 @pytest.mark.parametrize("start", [0, 1, 999, 1000, 2500, 9999, 10_000, 20_000])
 @pytest.mark.usefixtures("small_ranges")
-def test_open_from_a_byte(place: tuple[Storage, str], start: int) -> None:
+def test_open_from_a_byte(place: tuple[Storage, str], start: int, read_ahead: int) -> None:
     storage, root = place
     data = os.urandom(10_000)
-    storage.write(join(root, "x"), data)
+    known = storage.write(join(root, "x"), data)
+    storage = Storage(storage._s3._s3, read_ahead=read_ahead)
     with storage.open(join(root, "x"), start) as stream:
         assert stream.read() == data[start:]
         assert stream.read() == b""
     with storage.open(join(root, "x"), start) as stream:
         pieces = [stream.read(7), *iter(lambda: stream.read(777), b"")]
     assert b"".join(pieces) == data[start:]
-    with storage.open(join(root, "x"), start) as stream:
+    with storage.open(join(root, "x"), start, known=known) as stream:
         assert stream.read(3) + stream.read() == data[start:]
+
+
+def test_an_object_that_is_not_the_known_one(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    uri = join(root, "x")
+    known = storage.write(uri, b"as it was indexed")
+    storage.write(uri, b"as it became later")
+    with (
+        pytest.raises(DataError, match=rf"cannot read {uri}: it was changed or replaced since it was indexed.*Put the"),
+        storage.open(uri, known=known) as stream,
+    ):
+        stream.read()
+
+
+def test_a_known_object_that_is_gone(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    uri = join(root, "x")
+    known = storage.write(uri, b"x")
+    storage.delete(uri)
+    with pytest.raises(NotFoundError, match=uri), storage.open(uri, known=known) as stream:
+        stream.read()
+
+
+def test_a_known_object_that_has_moved(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    known = storage.write(join(root, "x"), b"moved")
+    elsewhere = ObjectInfo("s3://where/it/was", known.size, known.etag)
+    with storage.open(join(root, "x"), known=elsewhere) as stream:
+        assert stream.read() == b"moved"
 
 
 def test_open_refuses_a_negative_start() -> None:
@@ -98,6 +133,7 @@ def test_open_refuses_a_negative_start() -> None:
         Storage().open("file:///x", -1)
 
 
+@pytest.mark.parametrize("place", ["file", "s3"], indirect=True)  # test_s3.py has what rclone does
 def test_conditional_write(place: tuple[Storage, str]) -> None:
     storage, root = place
     uri = join(root, "lock")
@@ -121,13 +157,19 @@ def test_delete(place: tuple[Storage, str]) -> None:
     storage.delete(join(root, "never/there"))
 
 
-def test_pickles_before_and_after_use(place: tuple[Storage, str]) -> None:
+def test_pickles_before_and_after_use(place: tuple[Storage, str], tmp_path: Path) -> None:
     storage, root = place
+    storage = Storage(storage._s3._s3, Cache(folder=str(tmp_path / "cache"), max_size=1 << 30), read_ahead=2)
     uri = join(root, "x")
     before = pickle.loads(pickle.dumps(storage))
     storage.write(uri, b"x")
+    known = storage.stat(uri)
+    with storage.open(uri, known=known) as stream:
+        assert stream.read() == b"x"
     after = pickle.loads(pickle.dumps(storage))
     assert before.read(uri) == after.read(uri) == b"x"
+    with after.open(uri, known=known) as stream:
+        assert stream.read() == b"x"
 
 
 @pytest.mark.parametrize("uri", ["data/x", "/data/x", "gs://b/k", "file://host/x", "s3://b", "s3://b/"])

@@ -150,7 +150,7 @@ def test_commits_every_few_steps_and_at_the_end(ran: Ran) -> None:
         committed = [verify(storage, task.run.checkpoint(step)) for step in (3, 6, 7) if step > first]
         assert [manifest.step for manifest in committed] == [step for step in (3, 6, 7) if step > first]
         assert {manifest.spec_hash for manifest in committed} == {task.plan.spec_hash}
-        assert {manifest.index_fingerprint for manifest in committed} == {task.index.fingerprint()}
+        assert {manifest.index_fingerprint for manifest in committed} == {task.plan.index_fingerprint}
         assert {manifest.world_size for manifest in committed} == {len(ran.outcomes[name])}
     # The count of masked samples goes on over a resume.
     masked = sum(line["masked"] for line in metrics(ran.tasks["plain"]))
@@ -233,7 +233,7 @@ def test_a_spoilt_update_is_not_committed(tmp_path: Path, loss: float, grad_norm
         time=0.0,
     )
     recorder.step(line, [])
-    plan = RunPlan(Layout(0, 8, 4, 4), 5, 7, "", "")
+    plan = RunPlan(Layout(0, 8, 4, 4, (8,)), 7, "", "")
     with pytest.raises(DivergedError, match=what):
         _check(line, 0, 0.1, recorder, plan, torch.device("cpu"))
     assert len(list(read_parts(Storage(), run.metrics))) == 1, "the last step is not in the record"

@@ -1,0 +1,165 @@
+"""A job on all that the data path offers at once, on one and two workers: mixture, filters, trained tokenizer,
+a field of the metadata as text, colour changes, damaged samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from jobspecs.job import JobSpec
+from orchestrator.prepare import prepare
+from orchestrator.tokenizers import find
+from tests.orchestrator.command import assert_same_experiment, ledger_of, set_flags, tandem
+from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive
+from tests.workers.pretrained_folders import bert_like, clip_like
+from workers.data.tokenize import Tokenizer
+from workers.run_inputs import load_indexes
+
+pytestmark = pytest.mark.ray
+
+
+def spec(data: Path, root: Path, *more: str) -> JobSpec:
+    sources = [
+        {
+            "name": "low",
+            "urls": [f"{data}/train/{{00000..00001}}.tar"],
+            "weight": 3,
+            "filters": [{"field": "label", "at_most": 4}],
+        },
+        {"name": "all", "urls": [f"{data}/train/{{00002..00003}}.tar"], "weight": 1},
+    ]
+    flags = (
+        f"data.sources={json.dumps(sources)}",
+        "data.text={column: json, field: caption, tokenizer: {kind: bpe, vocabulary: 300}, context_length: 32}",
+        "data.image.color={}",
+        "training.steps=12",
+        "training.schedule.warmup_steps=2",
+        "evaluations.0.templates=['a photo of the digit {}']",
+    )
+    return digits_spec(data, root, *TINY, *flags, *more)
+
+
+@pytest.fixture
+def damaged(digits: Path, tmp_path: Path) -> Path:
+    """The digits, with one JPEG of the filtered source that is none any more."""
+    copy = Path(shutil.copytree(digits, tmp_path / "digits"))
+    shard = copy / "train" / "00000.tar"
+    with tarfile.open(shard) as tar:
+        labels = {member.name: json.load(tar.extractfile(member)) for member in tar if member.name.endswith("json")}
+        kept = next(name for name, facts in labels.items() if facts["label"] <= 4)
+        offset = tar.getmember(kept.replace("json", "jpg")).offset_data
+    content = bytearray(shard.read_bytes())
+    content[offset : offset + 2] = b"no"
+    shard.write_bytes(content)
+    return copy
+
+
+def test_mixture_filters_tokenizer_and_colours_on_one_and_two_workers(
+    ray_cluster: None, damaged: Path, tmp_path: Path
+) -> None:
+    ledgers = []
+    for workers in (1, 2):
+        root = tmp_path / str(workers)
+        status = drive(spec(damaged, root, f"cluster.workers={workers}", "training.steps=48"))
+        assert status.state == "succeeded"
+        assert status.evaluations[0]["samples"] == 360
+        # Once in each of the three passes over the source, or not at all in one that leaves it over.
+        assert status.bad_samples.keys() == {"undecodable"}
+        assert 2 <= status.bad_samples["undecodable"] <= 4
+        assert status.filtered == prepare(spec(damaged, root), only_plan=True).plan.filtered > 300
+        told = tandem("status", str(root / "digits-clip")).stdout
+        assert f"{status.bad_samples['undecodable']} undecodable; listed in bad_samples/" in told
+        assert f"{status.filtered} samples that the filters leave out" in told
+        ledgers.append(ledger_of(root, "digits-clip"))
+    one, two = ledgers
+    assert one.bad_samples() == two.bad_samples()
+    assert_same_experiment(list(one.metrics()), list(two.metrics()), tolerance=1e-4)
+    tokenizers = [ledger.storage.read(ledger.run.tokenizer("text")) for ledger in ledgers]
+    assert tokenizers[0] == tokenizers[1]
+    assert 259 < Tokenizer.from_bytes(tokenizers[0]).vocabulary <= 300
+
+
+def test_the_plan_says_what_sources_and_filters_leave(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    prepared = prepare(spec(digits, tmp_path, "data.sources.0.metadata=json"))
+    low, everything = prepared.plan.sources
+    assert (low.slots, everything.slots) == (24, 8)
+    assert everything.samples == 719
+    assert low.samples + prepared.plan.filtered == 1437 - 719
+    assert 0.4 < low.samples / 718 < 0.6
+    assert prepared.plan.samples == low.samples + everything.samples
+    # The tars had to be read for the filters; the next plan takes that from what was kept.
+    kept = list((tmp_path / "indexes").iterdir())
+    assert [path.name.rpartition("-")[0] for path in kept] == ["low"]
+    before = kept[0].stat().st_mtime_ns
+    assert prepare(spec(digits, tmp_path)).plan.sources == prepared.plan.sources
+    assert kept[0].stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("make", [clip_like, bert_like])
+def test_a_pretrained_tokenizer_is_found_before_the_start(make: object, digits: Path, tmp_path: Path) -> None:
+    assert callable(make)
+    folder = make(tmp_path / "tokenizer")
+    tokenizer = f"data.text.tokenizer={{kind: pretrained, name: '{folder}'}}"
+    found = find(digits_spec(digits, tmp_path, tokenizer).data)["text"]
+    assert found.fast is not None
+    assert found.encode("a photo", 16)[-1] == found.padding
+
+
+def test_a_tokenizer_that_is_not_there_ends_the_command_with_2(digits: Path, tmp_path: Path) -> None:
+    flags = (f"storage.root={tmp_path}", f"data.sources.0.urls=['{digits}/train/*.tar']", "evaluations=[]")
+    tokenizer = "data.text.tokenizer={kind: pretrained, name: ./nowhere}"
+    answer = tandem("plan", str(EXAMPLE), *set_flags((*flags, tokenizer)))
+    assert answer.returncode == 2
+    assert "tokenizer ./nowhere: there is no such folder" in answer.stderr
+
+
+def test_index_a_source_once_and_use_it_in_a_spec(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "digits.index"
+    answer = tandem("index", f"{digits}/train/*.tar", "--out", str(out), "--read", "-o", "json")
+    assert answer.returncode == 0, answer.stderr
+    summary = json.loads(answer.stdout)
+    assert (summary["shards"], summary["samples"], summary["shards_with_offsets"]) == (4, 1437, 4)
+    assert summary["out"] == f"file://{out}"
+
+    prepared = prepare(digits_spec(digits, tmp_path, f"data.sources.0.index={out}"))
+    assert len(prepared.indexes[0].offsets[0]) == 2
+
+    table = tandem("index", f"{digits}/train/*.tar")
+    assert "nowhere: give --out" in table.stdout
+    missing = tandem("index", f"{digits}/train/{{00003..00004}}.tar")
+    assert missing.returncode == 2
+    assert "1 of 2 shards do not exist" in missing.stderr
+
+
+def test_an_index_that_a_spec_names_must_be_there(digits: Path, tmp_path: Path) -> None:
+    flags = (f"storage.root={tmp_path}", f"data.sources.0.urls=['{digits}/train/*.tar']", "evaluations=[]")
+    answer = tandem("plan", str(EXAMPLE), *set_flags((*flags, "data.sources.0.index=nowhere.index")))
+    assert answer.returncode == 2
+    assert "source 'digits': there is no index" in answer.stderr
+    (tmp_path / "text.index").write_text("no parquet")
+    answer = tandem("plan", str(EXAMPLE), *set_flags((*flags, f"data.sources.0.index={tmp_path}/text.index")))
+    assert answer.returncode == 2
+    assert "text.index can't be read as an index" in answer.stderr
+
+
+def test_shards_in_two_sources(digits: Path, tmp_path: Path) -> None:
+    sources = [{"name": name, "urls": [f"{digits}/train/00000.tar"]} for name in ("one", "two")]
+    flags = (f"storage.root={tmp_path}", f"data.sources={json.dumps(sources)}", "evaluations=[]")
+    answer = tandem("plan", str(EXAMPLE), *set_flags(flags))
+    assert answer.returncode == 2
+    assert "1 shards are in two sources" in answer.stderr
+
+
+def test_the_run_keeps_what_a_rank_needs(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Index and tokenizers, with which torchrun goes on without the orchestrator."""
+    one = spec(digits, tmp_path, "cluster.workers=1", "training.steps=1", "evaluations=[]")
+    drive(one)
+    ledger = ledger_of(tmp_path, "digits-clip")
+    low, everything = load_indexes(ledger.storage, ledger.run, one.data)
+    assert (low.source, everything.source) == ("low", "all")
+    assert low.filters
+    assert not everything.filters

@@ -1,0 +1,130 @@
+"""One sample -> one row: decoding, cropping, tokenizing, and every draw that goes with it.
+
+Only the columns that the spec names are decoded. Draws are keyed by (seed, purpose, pass, sample).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jobspecs.columns import Image, Text
+from jobspecs.data import Data
+from workers.data.augment import draw_color
+from workers.data.decode import DecodeError, decode_views
+from workers.data.filters import field_of
+from workers.data.keyed import Key, hash64, permutation, uniform
+from workers.data.rows import BadSample, Rows
+from workers.data.shards import Sample, extensions
+from workers.data.stream import Placed
+from workers.data.tokenize import Tokenizer
+
+
+class _MissingError(Exception):
+    """A column has no text."""
+
+
+class RowMaker:
+    """Fills rows by the sections of a spec."""
+
+    def __init__(self, data: Data, tokenizers: dict[str, Tokenizer], seed: int) -> None:
+        """`tokenizers`: one for each text column, by its name."""
+        self._data = data
+        self._tokenizers = tokenizers
+        self._seed = seed
+        sections = [data.image, *data.texts.values(), data.negatives]
+        self._extensions = {section.column: extensions(section.column) for section in sections if section is not None}
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """The members that a sample must have, alternatives together."""
+        return tuple(self._extensions.values())
+
+    def fill(self, placed: Placed, rows: Rows, row: int) -> BadSample | None:
+        """Fills a row, or masks it and says why."""
+        sample = placed.sample
+        rows.ids[row] = hash64(*placed.identity, sample.key)
+        cause = sample.fault
+        if cause is None:
+            try:
+                self._fill(sample, (placed.pass_, *placed.identity), rows, row)
+            except DecodeError as error:
+                cause = error.cause
+            except _MissingError:
+                cause = "missing_column"
+            except ValueError:  # of JSON and of UTF-8
+                cause = "undecodable"
+        if cause is None:
+            rows.valid[row] = True
+            return None
+        rows.mask(row)
+        return BadSample(placed.uri, sample.place, sample.key, cause)
+
+    def _fill(self, sample: Sample, about: Key, rows: Rows, row: int) -> None:
+        data = self._data
+        if data.image is not None:
+            self._image(sample, data.image, about, rows, row)
+        for name, text in data.texts.items():
+            chosen = self._text(sample, name, text, about)
+            rows.columns[name][row] = self._tokenizers[name].encode(chosen, text.context_length)
+        if data.negatives is not None:
+            self._negatives(sample, about, rows, row)
+
+    def _image(self, sample: Sample, image: Image, about: Key, rows: Rows, row: int) -> None:
+        content = self._member(sample, image.column)
+        decode_views(content, image, (self._seed, "crop", *about), rows.columns["image"][row])
+        if image.color is not None:
+            for view in range(image.views):
+                rows.columns["color"][row, view] = draw_color(image.color, (self._seed, "color", *about, view))
+
+    def _text(self, sample: Sample, name: str, text: Text, about: Key) -> str:
+        content = self._member(sample, text.column).decode("utf-8")
+        if text.field is None:
+            return content
+        texts = texts_of(content, text.field)
+        if not texts:
+            raise _MissingError
+        if len(texts) == 1:
+            return texts[0]
+        draw = uniform(1, self._seed, "text", *about, name)[0]
+        return texts[int(draw * len(texts))]
+
+    def _negatives(self, sample: Sample, about: Key, rows: Rows, row: int) -> None:
+        negatives, document = self._data.negatives, self._data.document
+        assert negatives is not None
+        assert document is not None  # the spec's own rule
+        texts = _listed(_parsed(self._member(sample, negatives.column)))
+        if len(texts) > negatives.count:
+            order = permutation(len(texts), self._seed, "negatives", *about)[: negatives.count]
+            texts = [texts[number] for number in order]
+        tokens, valid = rows.columns["negatives"][row], rows.columns["negatives_valid"][row]
+        tokens[:], valid[:] = 0, False
+        for number, text in enumerate(texts):
+            tokens[number] = self._tokenizers["document"].encode(text, document.context_length)
+            valid[number] = True
+
+    def _member(self, sample: Sample, column: str) -> bytes:
+        content = sample.column(self._extensions[column])
+        if content is None:
+            raise _MissingError
+        return content
+
+
+def texts_of(content: str, field: str) -> list[str]:
+    """The texts in a field of a JSON member: one, several, or none. Raises ValueError."""
+    value = field_of(_parsed(content), field)
+    return [] if value is None else _listed(value)
+
+
+def _parsed(content: str | bytes) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError as error:  # it takes a thousand brackets
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def _listed(value: Any) -> list[str]:
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is expected")
+    return texts

@@ -1,0 +1,22 @@
+"""What a rank needs besides spec and plan, as the run directory keeps it: indexes and tokenizers."""
+
+from __future__ import annotations
+
+from jobspecs.data import Data
+from workers.data.index import Index
+from workers.data.tokenize import Tokenizer
+from workers.run import RunDirectory
+from workers.storage import Storage
+
+
+def load_indexes(storage: Storage, run: RunDirectory, data: Data) -> tuple[Index, ...]:
+    """The index of each source. Raises DataError, StorageError."""
+    from workers.data.index_file import from_parquet  # pyarrow
+
+    uris = [run.index(source.name) for source in data.sources]
+    return tuple(from_parquet(storage.read(uri), uri) for uri in uris)
+
+
+def load_tokenizers(storage: Storage, run: RunDirectory, data: Data) -> dict[str, Tokenizer]:
+    """The tokenizer of each text column. Raises DataError, StorageError."""
+    return {name: Tokenizer.from_bytes(storage.read(run.tokenizer(name)), run.tokenizer(name)) for name in data.texts}
