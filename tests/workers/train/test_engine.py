@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,3 +83,10 @@ def test_clipping_is_tested() -> None:
 def test_a_gradient_that_is_no_number_has_no_finite_norm() -> None:
     for _, norms in on_ranks(2):
         assert not any(math.isfinite(norm) for norm in norms)
+
+
+def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that was killed leaves a lock behind, for which every later job would wait without end."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    run_ranks(_broken_norm, 1, 0)
+    assert not list(tmp_path.iterdir())
