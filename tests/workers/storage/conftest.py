@@ -69,5 +69,4 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.storage.read_ahead, "RANGE_BYTES", 1000)
     monkeypatch.setattr(workers.storage.s3, "RANGE_BYTES", 1000)
-    monkeypatch.setattr(workers.storage.s3, "_SMALLEST_CACHE_BYTES", 1100)
     monkeypatch.setattr(workers.storage.s3_range, "_BACKOFF_SECONDS", 0.0)
