@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import psutil
 
 from tests.benchmarks.data_bare import bare_rate
 from tests.benchmarks.data_contestants import CONTESTANTS, Case, Start
+
+_CLOCK_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+"""What processor time is counted in: a run shorter than that would seem to take none."""
 
 
 def loader_rate(start: Start, case: Case, seconds: float) -> dict[str, float]:
@@ -39,7 +43,7 @@ def loader_rate(start: Start, case: Case, seconds: float) -> dict[str, float]:
             samples = (number - case.processes) * case.batch
             rate = {
                 "samples_per_second": samples / (now - steady),
-                "samples_per_cpu_second": samples / (_cpu_seconds() - steady_cpu),
+                "samples_per_cpu_second": samples / max(_cpu_seconds() - steady_cpu, _CLOCK_TICK_SECONDS),
                 "first_batch_seconds": first,
             }
             if now - steady >= seconds:
