@@ -43,9 +43,11 @@ NOT_THE_EXPERIMENT = (
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
 
 
-_COLUMNS = {"image_text": ("image", "text")}
+_COLUMNS = {"image_text": ("image", "text"), "two_view": ("image",), "text_text": ("query", "document")}
 """Columns of a sample that an objective contrasts: sections of `data:`."""
-_VIEWS = {"image_text": 1}
+_OPTIONAL = {"text_text": ("negatives",)}
+"""Columns that it can do without."""
+_VIEWS = {"image_text": 1, "two_view": 2}
 """Views of an image that it takes."""
 
 
@@ -98,17 +100,26 @@ class JobSpec(Section):
 
     def _check_columns(self) -> None:
         kind = self.objective.kind
-        wanted, views = _COLUMNS[kind], _VIEWS[kind]
+        wanted, optional = _COLUMNS[kind], _OPTIONAL.get(kind, ())
         for name in wanted:
             if getattr(self.data, name) is None:
                 description = Data.model_fields[name].description
                 raise misplaced(f"data.{name}", f"{name!r} is missing", f"{description} Objective {kind} needs it.")
         for name in ("image", "text", "query", "document", "negatives"):
-            if name not in wanted and getattr(self.data, name) is not None:
+            if name not in (*wanted, *optional) and getattr(self.data, name) is not None:
                 contrasts = f"It contrasts {' and '.join(wanted)}."
                 raise misplaced(f"data.{name}", f"objective {kind} has no use for data.{name}", contrasts)
-        if self.data.image is not None and self.data.image.views != views:
-            raise misplaced("data.image.views", f"objective {kind} takes {views} view, not {self.data.image.views}")
+        if self.data.image is not None and self.data.image.views != _VIEWS[kind]:
+            count = f"{_VIEWS[kind]} view{'s' if _VIEWS[kind] > 1 else ''}"
+            raise misplaced("data.image.views", f"objective {kind} takes {count}, not {self.data.image.views}")
+        matryoshka, width = self.objective.matryoshka, self.model.embedding_dim
+        for number, dim in enumerate(matryoshka.dims if matryoshka is not None else ()):
+            if dim >= width:
+                raise misplaced(
+                    f"objective.matryoshka.dims.{number}",
+                    f"{dim} is not less than model.embedding_dim, {width}",
+                    "The whole width is trained in any case.",
+                )
 
     def experiment(self) -> dict[str, Any]:
         """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""

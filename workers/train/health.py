@@ -73,7 +73,9 @@ def measure_health(stepped: Stepped, seen: GlobalBatch, contrast: Contrast) -> H
     # Not of masked rows, whose features may be anything.
     zero = sum((of[name][valid].norm(dim=-1) < 0.5).sum() for name in sides)
     inputs = sum(of[name][valid][..., 0].numel() for name in sides)
-    sums = torch.stack([distances.sum(), distances.new_tensor(len(distances)), zero + 0.0, distances.new_tensor(inputs)])
+    sums = torch.stack(
+        [distances.sum(), distances.new_tensor(len(distances)), zero + 0.0, distances.new_tensor(inputs)]
+    )
     total, count, clamped, all_inputs = all_reduce_sum(sums.double()).tolist()
 
     spectra = {name: _spectrum(rows) for name, rows in sample.items()}
@@ -122,11 +124,12 @@ class Watch:
         self._warmup_steps = warmup_steps
         self._collapsed = 0
 
-    def step(self, step: int, loss: float, grad_norm: float, logit_scale: float) -> None:
-        """Looks at a step's numbers, the same on all ranks. Raises DivergedError."""
-        # The gradient too: its update has spoilt the parameters, which must not be committed.
-        for value, what in ((loss, "loss"), (grad_norm, "gradient's norm")):
-            if not math.isfinite(value):
+    def step(self, step: int, done: Stepped, *, excused: bool) -> None:
+        """Looks at step `step`, which is the same on all ranks; `excused` where fp16's loss scale is to blame for a
+        gradient that is not finite. Raises DivergedError."""
+        logit_scale = done.logit_scale
+        for value, what in ((done.loss, "loss"), (done.grad_norm, "gradient's norm")):
+            if not math.isfinite(value) and not (excused and value is done.grad_norm):
                 raise DivergedError(
                     f"the {what} of step {step} is {value}. Lower training.optimizer.learning_rate, "
                     "warm up longer, or lower objective.logit_scale.max."

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from jobspecs.errors import UsageError
 from workers.losses.gather import all_reduce_max
 
 TRIES = 3
@@ -25,15 +26,27 @@ _USABLE = 0.9
 class MicroBatch:
     """The current setting. All ranks call its methods together."""
 
-    def __init__(self, wanted: int | Literal["auto"] | None, share: int, device: torch.device) -> None:
-        """share: rows of a rank."""
+    def __init__(
+        self, wanted: int | Literal["auto"] | None, share: int, device: torch.device, *, divisible: bool = True
+    ) -> None:
+        """share: rows of a rank. divisible: False for towers that normalise over the batch, which needs all of it.
+
+        Raises UsageError where such towers shall encode less than that at a time.
+        """
+        self._share = share
+        self._device = device
         self.rows = share if wanted in ("auto", None) else min(int(wanted), share)
         """Rows at a time."""
         self.kept = 1
         """Micro-batches that keep their graph; all of them where one side is one micro-batch."""
-        self._share = share
-        self._device = device
-        self._may_shrink = wanted == "auto"
+        if not divisible and not self.whole:
+            raise UsageError(
+                f"training.micro_batch: {wanted} of the {share} rows of a rank at a time, but a tower has batch "
+                "normalisation, which takes its statistics over the whole global batch at once: in parts it would be "
+                "another experiment. Leave micro_batch out, use more workers, or choose a tower with layer or group "
+                "normalisation."
+            )
+        self._may_shrink = wanted == "auto" and divisible
         # Without a device of its own, a rank can't tell what it may fill.
         self._tries = TRIES if self._may_shrink or self._measures else 0
         self._kept_is_found = False

@@ -8,8 +8,7 @@ so they cost a second forward pass. With one micro-batch a side, this is the ord
     encode travelling side -> gather starts   |  encode resident side  |  loss, gradient of all features
     gradient of G -> scatter starts           |  backpropagate resident side, then travelling side  |  reduce, update
 
-The ranks' gradients are averaged once a step. The scale's (and the bias's) enter once, with the first micro-batch
-that is backpropagated.
+The ranks' gradients are averaged once a step; those of the scale and the bias enter once, beside the towers'.
 
 Letters: m rows a rank, d width, A resident and G travelling features, C travelling rows of all ranks.
 """
@@ -28,6 +27,7 @@ from workers.data.rows import Rows
 from workers.losses.gather import global_mean, rank, start_feature_gather, start_gradient_scatter
 from workers.losses.infonce import typical_gradient
 from workers.losses.pairs import Pairs
+from workers.models.model import SCALARS
 from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine
@@ -59,8 +59,6 @@ class _Encoded:
     inputs: Inputs
     features: Tensor
     """(n, d)."""
-    scalars: tuple[Tensor, ...]
-    """Scale, and bias where there is one."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,8 @@ class ContrastiveStep:
             resident = G[pairs.own].view_as(resident)
         resident = resident.clone().requires_grad_(self._trained(contrast.resident))
         G.requires_grad_(self._trained(contrast.travelling) and not contrast.symmetric)
-        scalars = [
-            scalar.detach().clone().requires_grad_(scalar.requires_grad)
-            for scalar in encoded[contrast.resident][-1].scalars
-        ]
+        of_model = self._engine(SCALARS)
+        scalars = of_model.detach().clone().requires_grad_(of_model.requires_grad)
         scale, bias = scalars[0], scalars[1] if len(scalars) > 1 else None
         loss, hits = contrast.loss(resident_rows(resident, contrast), G, scale, bias, pairs, measure=measure)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -155,9 +151,10 @@ class ContrastiveStep:
         if G.grad is not None:
             scattering = start_gradient_scatter(G.grad, contrast.wire, typical_gradient(scale, pairs))
         with self._engine.accumulation(), self._agreement():
-            self._backpropagate(
-                encoded.pop(contrast.resident), resident.grad, step, [scalar.grad for scalar in scalars]
-            )
+            if scalars.grad is not None:
+                self._engine.backward((of_model * scalars.grad).sum())
+            if resident.grad is not None:
+                self._backpropagate(encoded.pop(contrast.resident), resident.grad, step)
             if scattering is not None:
                 grad = scattering.wait().view_as(features[contrast.travelling])
                 self._backpropagate(encoded.pop(contrast.travelling), grad, step)
@@ -173,28 +170,20 @@ class ContrastiveStep:
         torch.manual_seed(hash64(self._seed, "layers", step, rank(), inputs.number))
         keep = keep and self._trained(inputs.side)
         with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
-            encoded = self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid)
-        return _Encoded(inputs, encoded.features, encoded.scalars)
+            features = self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid)
+        return _Encoded(inputs, features)
 
-    def _backpropagate(
-        self, encoded: list[_Encoded], grad: Tensor | None, step: int, of_scalars: Sequence[Tensor | None] = ()
-    ) -> None:
-        """Adds up the parameters' gradients, given those of the features, (m, k, d). The last micro-batch goes first,
-        as it has its graph, and carries the scalars."""
-        assert grad is not None
+    def _backpropagate(self, encoded: list[_Encoded], grad: Tensor, step: int) -> None:
+        """Adds up the parameters' gradients, given those of the features, (m, k, d). The last micro-batch goes first:
+        if any has its graph, it has."""
         while encoded:
             one = encoded.pop()
             if not one.features.requires_grad:
                 one = self._encode(one.inputs, step, keep=True)
             start = one.inputs.start
             own = grad[start : start + self._micro_batch.rows].flatten(0, 1)
-            # Its gradient with respect to the features is `own`, and one number is all that an engine takes.
-            surrogate = (one.features * own).sum()
-            for scalar, of_scalar in zip(one.scalars, of_scalars, strict=False):
-                if of_scalar is not None:
-                    surrogate = surrogate + scalar * of_scalar
-            of_scalars = ()
-            self._engine.backward(surrogate)
+            # The gradient of this with respect to the features is `own`; an engine takes one number.
+            self._engine.backward((one.features * own).sum())
 
     @contextmanager
     def _agreement(self) -> Iterator[None]:
