@@ -85,7 +85,9 @@ def train(task: TrainTask) -> Outcome:
     # One rank looks; the others learn of it with the batch.
     with loader, watch if rank == 0 else contextlib.nullcontext():
         model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers["text"])
-        engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
+        engine = Engine(
+            model, spec.training, rows_per_rank(world_size, plan.layout), device, spec.deepspeed
+        )
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
         step = start
@@ -151,10 +153,12 @@ def _update(engine: Engine, batch: RankBatch, rate: float, device: torch.device)
     valid = torch.from_numpy(batch.rows.valid).to(device)
     color = batch.rows.columns.get("color")
     # The colours' parameters stay on the CPU: change_colors knows then, without waiting, which views they change.
-    features: Features = engine(pixels, tokens, None if color is None else torch.from_numpy(color[:, 0]))
-    loss = infonce(features.image, features.text, features.logit_scale, valid)
-    scale = float(features.logit_scale.detach())
-    grad_norm = engine.update(loss, rate)
+    with engine.accumulation():
+        features: Features = engine(pixels, tokens, None if color is None else torch.from_numpy(color[:, 0]))
+        loss = infonce(features.image, features.text, features.logit_scale, valid)
+        scale = float(features.logit_scale.detach())
+        engine.backward(loss)
+    grad_norm = engine.step(rate)
     return float(global_mean(loss)), scale, grad_norm
 
 
