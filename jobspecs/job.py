@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from jobspecs.base import Name, NonNegativeInt, Section, misplaced
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
+from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation
 from jobspecs.model import Model
 from jobspecs.objective import Objective
@@ -38,7 +39,14 @@ NOT_THE_EXPERIMENT = (
     # Moved tars are the same samples: the index fingerprint holds names, sizes and counts.
     "data.sources.*.urls",
     "data.sources.*.index",
+    # How the same numbers are computed: but for float rounding, they change nothing.
+    "training.micro_batch",
     "training.zero_stage",
+    "training.gradient_checkpointing",
+    "training.compile",
+    "training.health_every",
+    # Bucket sizes, overlap and the like. All else below `deepspeed` may change the numbers.
+    "deepspeed.zero_optimization",
 )
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
 
@@ -78,6 +86,8 @@ class JobSpec(Section):
     """How it is scored."""
     storage: StorageSpec = StorageSpec()
     """Where the run is kept."""
+    deepspeed: dict[str, JsonValue] = Field(default={})
+    """DeepSpeed's own configuration, laid under Tandem's: what the fields above decide can't be said otherwise here."""
 
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
@@ -96,6 +106,11 @@ class JobSpec(Section):
                     f"evaluations.{number}.name",
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_fits(self) -> JobSpec:
+        check_deepspeed(self.deepspeed, self.training)
         return self
 
     def _check_columns(self) -> None:

@@ -17,7 +17,7 @@ from tests.workers.pretrained_folders import CAPTIONS, bert_like, clip_like, gpt
 from workers.data.make_tokenizer import pretrained, train_bpe
 from workers.data.tokenize import Tokenizer, byte_tokenizer
 from workers.models.two_tower import TwoTower, build
-from workers.train.engine import parameter_groups
+from workers.train.optimizer import parameter_groups
 
 MODEL = Clip(
     kind="clip",
