@@ -18,7 +18,7 @@ from jobspecs.base import Name, NonNegativeInt, Section, misplaced
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
-from jobspecs.evaluation import Evaluation
+from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.model import Model
 from jobspecs.objective import Objective
 from jobspecs.retry import Retry
@@ -94,6 +94,7 @@ class JobSpec(Section):
                     f"evaluations.{number}.name",
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
+            check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
         return self
 
     def _check_columns(self) -> None:
