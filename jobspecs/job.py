@@ -19,7 +19,7 @@ from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.deepspeed import check_deepspeed
-from jobspecs.evaluation import Evaluation
+from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.model import Model
 from jobspecs.objective import Objective
 from jobspecs.retry import Retry
@@ -106,6 +106,7 @@ class JobSpec(Section):
                     f"evaluations.{number}.name",
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
+            check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
         return self
 
     @model_validator(mode="after")

@@ -75,6 +75,7 @@ MORE = (
     "data.query.tokenizer={kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}",
     "data.document={}",
     "data.negatives={}",
+    "data.weight={field: quality}",
     "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
     "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
 )
@@ -91,6 +92,16 @@ def full(example: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(jobspecs.job, "_COLUMNS", {"image_text": columns})
     spec: dict[str, Any] = json.loads(loads(example, overrides=MORE).model_dump_json())
     spec["evaluations"].append({"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8})
+    on_features = {
+        "data": {"urls": ["a.tar"]},
+        "batch": 8,
+        "train": {"urls": ["b.tar"]},
+        "features": "backbone",
+        "label_column": "json",
+        "label_field": "label",
+    }
+    spec["evaluations"].append({"kind": "knn", "name": "near", "k": 20, "temperature": 0.07} | on_features)
+    spec["evaluations"].append({"kind": "linear_probe", "name": "probe"} | on_features)
     return spec
 
 

@@ -94,6 +94,10 @@ COLUMN_OF_JSON = "field 'caption' is one of a JSON member, and column is"
             "    A folder, or a name on the hub such as `openai/clip-vit-base-patch32`."),
         (TEXT, "  text:\n    tokenizer:\n      kind: bytes\n      vocabulary: 300  # here\n",
             "(data.text.tokenizer.vocabulary): unknown key 'vocabulary'\n    Allowed here: kind."),
+        # The weight.
+        (TEXT, f"{TEXT}  weight:\n    column: txt\n    field: quality  # here\n",
+            "(data.weight.field): field 'quality' is one of a JSON member, and column is 'txt'\n"
+            "    For example column: json."),
         # The loader.
         (TEXT, f"{TEXT}  loader:\n    read_ahead: -1  # here\n",
             "(data.loader.read_ahead): should be greater than or equal to 0, given: -1"),

@@ -148,11 +148,12 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
     ("path", "value", "place", "words"),
     [
         ("evaluations.1", {"kind": "retrieva", "name": "a"}, "evaluations.1.kind",
-            "should be 'zero_shot' or 'retrieval', given: \"retrieva\"\n    Did you mean 'retrieval'?"),
+            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: \"retrieva\"\n"
+            "    Did you mean 'retrieval'?"),
         ("evaluations.1", {"kind": 5}, "evaluations.1.kind",
-            "should be 'zero_shot' or 'retrieval', given: 5"),
+            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: 5"),
         ("evaluations.1", {"name": "a"}, "evaluations.1.kind",
-            "'kind' is missing\n    One of 'zero_shot', 'retrieval'."),
+            "'kind' is missing\n    One of 'zero_shot', 'retrieval', 'knn', 'linear_probe'."),
         ("evaluations.1", {"kind": "retrieval", "name": "a"}, "evaluations.1.data",
             "'data' is missing\n    What is scored."),
         ("evaluations.1.templates", ["{}"], "evaluations.1.templates",

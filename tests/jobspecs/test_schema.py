@@ -25,7 +25,7 @@ from jobspecs.load import loads
 Wrong = Callable[..., list[str]]
 Path = tuple[str | int, ...]
 MARK = "MARKED"
-SECTIONS = 35
+SECTIONS = 42
 """Mappings in the spec in full."""
 STYLES: dict[str, Callable[[Any], str]] = {
     "block": lambda spec: yaml.safe_dump(spec, sort_keys=False, width=1000),
@@ -65,7 +65,7 @@ def dotted(path: Path) -> str:
 
 
 OPTIONAL = re.compile(
-    r"data\.(image|text|query|document|negatives)|data\.sources\.\d\.(weight|index)"
+    r"data\.(image|text|query|document|negatives|weight)|data\.sources\.\d\.(weight|index)"
     r"|data\.sources\.\d\.filters\.\d\.(at_least|at_most|one_of)|data\.image\.color|data\.loader\.cache"
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
 )
@@ -154,6 +154,7 @@ REQUIRED = {
     "data.text.tokenizer": ["kind"],
     "data.query.tokenizer": ["kind", "name"],
     "data.document.tokenizer": ["kind"],
+    "data.weight": ["field"],
     "data.loader.cache": ["folder", "max_size"],
     "model": ["kind", "image", "text", "embedding_dim"],
     "model.image": ["width", "layers", "heads", "patch"],
@@ -164,6 +165,12 @@ REQUIRED = {
     "evaluations.0.data": ["urls"],
     "evaluations.1": ["kind", "name", "data"],
     "evaluations.1.data": ["urls"],
+    "evaluations.2": ["kind", "name", "data", "train"],
+    "evaluations.2.data": ["urls"],
+    "evaluations.2.train": ["urls"],
+    "evaluations.3": ["kind", "name", "data", "train"],
+    "evaluations.3.data": ["urls"],
+    "evaluations.3.train": ["urls"],
 }
 
 
