@@ -85,9 +85,7 @@ def train(task: TrainTask) -> Outcome:
     # One rank looks; the others learn of it with the batch.
     with loader, watch if rank == 0 else contextlib.nullcontext():
         model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers["text"])
-        engine = Engine(
-            model, spec.training, rows_per_rank(world_size, plan.layout), device, spec.deepspeed
-        )
+        engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device, spec.deepspeed)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
         step = start
