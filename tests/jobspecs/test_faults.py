@@ -62,12 +62,14 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.lanes", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
             "    Did you mean 'auto'?"),
         ("data.lanes", [1], "should be a valid integer or 'auto', given: [1]"),
-        ("training.precision", "fp16", "should be 'fp32' or 'bf16', given: \"fp16\"\n"
-            "    Did you mean 'bf16'?"),
-        ("training.precision", 16, "should be 'fp32' or 'bf16', given: 16"),
+        ("training.precision", "f16", "should be 'fp32', 'bf16' or 'fp16', given: \"f16\"\n"
+            "    Did you mean 'fp16'?"),
+        ("training.precision", 16, "should be 'fp32', 'bf16' or 'fp16', given: 16"),
+        ("training.micro_batch", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
+            "    Did you mean 'auto'?"),
         ("apiVersion", "tandem/v2", "should be 'tandem/v1', given: \"tandem/v2\"\n"
             "    Did you mean 'tandem/v1'?"),
-        ("training.zero_stage", 2, "should be less than or equal to 1, given: 2"),
+        ("training.zero_stage", 4, "should be less than or equal to 3, given: 4"),
         ("training.zero_stage", True, "should be a valid integer, given: true"),
         ("training.global_batch", 1, "should be greater than or equal to 2, given: 1"),
         ("training.optimizer.learning_rate", 0, "should be greater than 0, given: 0"),
@@ -183,7 +185,14 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "give exactly one of steps, passes and samples (found steps and samples)"),
         ("modèle de base", 1, "modèle de base",
             "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
-            "training, cluster, checkpoint, retry, evaluations, storage."),
+            "training, cluster, checkpoint, retry, evaluations, storage, deepspeed."),
+        ("training.schedule", {"kind": "linear"}, "training.schedule.kind",
+            "should be 'cosine', 'constant' or 'rsqrt', given: \"linear\""),
+        ("training.schedule.warmup_steps", 401, "training.schedule.warmup_steps",
+            "warmup_steps 401 is more than training.steps, 400"),
+        ("training.schedule", {"kind": "rsqrt", "warmup_steps": 300, "cooldown_steps": 101},
+            "training.schedule.cooldown_steps",
+            "warmup_steps 300 and cooldown_steps 101 are more than training.steps, 400"),
     ],
 )  # fmt: skip
 def test_kinds_keys_and_rules(

@@ -91,12 +91,12 @@ ONE_VALUE = {
     "objective.loss",
     "data.image.views",
     "model.kind",
-    "training.optimizer.kind",
-    "training.schedule.kind",
 }
 """Fields that have one allowed value so far."""
 
 NOT_ALONE = {
+    "training.optimizer.kind",
+    "training.schedule.kind",
     "data.text.tokenizer.kind",
     "data.query.tokenizer.kind",
     "data.document.tokenizer.kind",
@@ -130,7 +130,12 @@ FREE = {
     "data.max_bad_fraction": 0.5,
     "data.sources.0.urls": ["s3://bucket/moved/{00000..00003}.tar"],
     "data.sources.1.index": "s3://bucket/letters.index",
-    "training.zero_stage": 0,
+    "training.micro_batch": "auto",
+    "training.zero_stage": 3,
+    "training.gradient_checkpointing": True,
+    "training.compile": True,
+    "training.health_every": 1,
+    "deepspeed.zero_optimization.reduce_bucket_size": 1000,
 }
 """Another value for each field that a resumed run may change."""
 
@@ -171,6 +176,20 @@ def test_a_field_that_is_none_of_it_does_not(full: dict[str, Any], path: str) ->
                 "data.text.tokenizer.vocabulary: absent -> 16384",
             ],
         ),
+        (
+            "training.optimizer={kind: lamb, learning_rate: 1e-3, betas: [0.9, 0.98], weight_decay: 0.1}",
+            ["training.optimizer.kind: adamw -> lamb"],
+        ),
+        (
+            "training.schedule={kind: rsqrt, warmup_steps: 40}",
+            [
+                "training.schedule.cooldown_steps: absent -> 0",
+                "training.schedule.final_fraction: 0.0 -> absent",
+                "training.schedule.kind: cosine -> rsqrt",
+                "training.schedule.timescale: absent -> 10000",
+            ],
+        ),
+        ("deepspeed={communication_data_type: fp16}", ["deepspeed.communication_data_type: absent -> fp16"]),
         (
             "data.text={column: json, field: caption, context_length: 48}",
             ["data.text.column: txt -> json", "data.text.field: None -> caption"],

@@ -46,7 +46,7 @@ training:
   steps: 7
   precision: fp32
   optimizer: {learning_rate: 1e-3}
-  schedule: {warmup_steps: 2}
+  schedule: {kind: cosine, warmup_steps: 2}
 checkpoint: {every_steps: 3}
 cluster: {collective_timeout_seconds: 60}
 """

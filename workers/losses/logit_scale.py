@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from jobspecs.objective import Bias, LogitScale
 
+SCALARS = "scalars"
+"""What a model is asked for, in place of a side, to give its scale and, where there is one, its bias: (1,) or (2,)."""
+
 
 class LogitScaleParameter(nn.Module):
     """exp(log_scale), clamped at `max` (Radford et al. 2021, §2.5). The logarithm is the parameter.

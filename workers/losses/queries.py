@@ -24,6 +24,12 @@ NEVER = -1e30
 nothing counts stays free of NaN."""
 
 
+def beats(positive: Tensor, best: Tensor, scale: Tensor) -> Tensor:
+    """(n,) bool: the positive's logit is larger than that of the best negative. What differs by no more than two
+    ways of summing a product do is a tie, and no hit: a copy of the positive must not lose to it by rounding."""
+    return positive > best + 32 * torch.finfo(positive.dtype).eps * scale
+
+
 @dataclass(frozen=True)
 class Rule:
     """Which directions count, and how negatives do."""

@@ -177,7 +177,8 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
         if any(f"{key}.{name}" not in optimizer for key in MOMENTS):
             raise CheckpointError(f"{uri} has no optimizer state of {name}")
     states = (State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in engine.trained)
-    untrained = {name: model[name] for name in engine.shapes.keys() - set(engine.trained)}
+    # In the model's order: at stage 3, setting one is a collective.
+    untrained = {name: model[name] for name in engine.shapes if name not in engine.trained}
     engine.load_state(states, untrained, manifest.step, manifest.loss_scale, manifest.skipped_steps)
     return manifest
 

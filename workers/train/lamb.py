@@ -54,9 +54,7 @@ class Lamb(torch.optim.Optimizer):
         eps: float,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": True}
-        )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": True})
         self.layouts: dict[Tensor, Layout] = {}
         """Of flat tensors (ZeRO); a tensor that is not in it is one whole parameter."""
 

@@ -26,8 +26,8 @@ from workers.data.keyed import hash64
 from workers.data.rows import Rows
 from workers.losses.gather import global_mean, rank, start_feature_gather, start_gradient_scatter
 from workers.losses.infonce import typical_gradient
+from workers.losses.logit_scale import SCALARS
 from workers.losses.pairs import Pairs
-from workers.models.model import SCALARS
 from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine

@@ -74,9 +74,7 @@ def relative_change_error(found: Trace, expected: Trace, shared: bool = False) -
     return float(off.norm() / way.norm())
 
 
-@pytest.mark.parametrize(
-    ("N", "case"), [(N, case) for N in (1, 2, 4) for case in (CASES if N < 4 else FEW)], ids=str
-)
+@pytest.mark.parametrize(("N", "case"), [(N, case) for N in (1, 2, 4) for case in (CASES if N < 4 else FEW)], ids=str)
 def test_is_plain_adamw_on_the_whole_batch(N: int, case: Case) -> None:
     expected = plain(STEPS, case.max_grad_norm, case.shared)
     ours = [traces[(CASES if N < 4 else FEW).index(case)] for traces in on_ranks(N)]
