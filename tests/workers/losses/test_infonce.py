@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import workers.losses.infonce
+import workers.losses.tiles
 from jobspecs.objective import LogitScale
 from tests.ranks import run_ranks
 from workers.losses.infonce import infonce
@@ -174,7 +174,7 @@ def on_rank(case: Case) -> dict[str, Tensor]:
     model = Towers(case)
     with pytest.MonkeyPatch.context() as patch:
         if case.tile_columns is not None:
-            patch.setattr(workers.losses.infonce, "TILE_BYTES", case.tile_columns * m * 8)
+            patch.setattr(workers.losses.tiles, "TILE_BYTES", case.tile_columns * m * 8)
         A, T, scale = model(first, second)
         A.retain_grad(), T.retain_grad(), scale.retain_grad()
         loss = infonce(A, T, scale, valid)
@@ -263,7 +263,7 @@ def test_any_shape_mask_and_tile(m: int, d: int, data: st.DataObject, scale: flo
     for leaf in leaves[0] + leaves[1]:
         leaf.requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers.losses.infonce, "TILE_BYTES", tile_columns * m * 8)
+        patch.setattr(workers.losses.tiles, "TILE_BYTES", tile_columns * m * 8)
         found = infonce(*leaves[0], valid)
     expected = reference_loss(*leaves[1], valid)
     found.backward(), expected.backward()
@@ -319,7 +319,7 @@ class _Largest(TorchDispatchMode):
 def test_no_full_matrix_is_held(tile_columns: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     m, d = 512, 4
     if tile_columns is not None:
-        monkeypatch.setattr(workers.losses.infonce, "TILE_BYTES", tile_columns * m * 8)
+        monkeypatch.setattr(workers.losses.tiles, "TILE_BYTES", tile_columns * m * 8)
     A, T = F.normalize(torch.randn(2, m, d, dtype=torch.float64), dim=-1).requires_grad_().unbind()
     with _Largest() as largest:
         infonce(A, T, torch.tensor(10.0), torch.ones(m, dtype=torch.bool)).backward()

@@ -1,0 +1,261 @@
+"""The kernel of the InfoNCE losses: over the gathered global batch, in one pass, with linear memory.
+
+    S = s·A·Gᵀ          A: resident features of this rank (R rows), G: travelling features of all ranks (C rows)
+
+The loss is the mean of `queries.py`'s over the valid queries of the global batch, weighted by row, and over two
+directions: resident queries among travelling candidates (rows of S: complete on a rank), and travelling queries
+among the resident candidates of all ranks (columns of S: their sums take all-reduces of C floats). With `symmetric`,
+both sides are the same rows: the sums of a column are those of a row on another rank, and are gathered.
+
+Each rank walks over its own rows of S in tiles of columns, and once more in the backward pass: dA is then complete
+on the rank, dG is to be summed over the ranks (with `symmetric`, dA holds both roles of a row and there is no dG: no
+features travel in the backward pass). Memory is O((R + C)·d + tile), never O(R·C); 8·R·C·d FLOPs.
+
+A rank returns N times its part of the loss. Data-parallel training averages gradients over the ranks, and the mean
+of those parts' gradients is the gradient of the loss: for the towers and for the scale. The scale's gradient is
+averaged here already, for one more all-reduce of a scalar: its clamp looks at the sign of it, which on a rank alone
+can be another.
+
+Letters: N ranks, R resident rows, Q of them queries, C travelling rows of all ranks, c columns of a tile, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_sum, global_mean, world_size
+from workers.losses.pairs import Pairs
+from workers.losses.queries import NEVER, Gradient, Queries, Rule
+from workers.losses.tiles import Tile, partners, positive_rows, tiles
+
+PLAIN_LOGIT = 70.0
+"""Up to this logit, exponentials are taken without subtracting a maximum first: a million of exp(70) stay below
+fp32's largest number, exp(-70) has all its digits, and features of length 1 keep S within ± s. It saves half of the
+passes over a tile. Beyond it (s = 100 is CLIP's bound), each row and column subtracts its largest logit."""
+
+
+def contrast(
+    A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, rule: Rule, *, measure: bool = False
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of the loss of the global batch, times the number of ranks; and its part of the accuracy.
+
+    A: (R, d), G: (C, d), rows of length 1 (or 0), fp32 or wider. scale: scalar, the inverse temperature. All ranks
+    call it together, forward and backward. Returns two scalars: their means over the ranks are the loss, and the
+    share of queries (weighted as in the loss) whose positive beats all negatives, which is 0 without `measure` and
+    has no gradient. A batch without a valid pair has loss 0.
+    """
+    loss, hits = _Contrast.apply(A, G, scale, pairs, rule, measure)  # type: ignore[no-untyped-call]
+    return loss, hits
+
+
+class _Sums:
+    """Sums over the negatives of n queries in one direction, as they grow tile by tile."""
+
+    def __init__(self, n: int, like: Tensor, rule: Rule, *, plain: bool, measure: bool) -> None:
+        self._rule, self._plain, self._measure = rule, plain, measure
+        # (n,) for each exponent: what is subtracted before exponentials are taken, and their sum.
+        self._largest = [like.new_full((n,), 0.0 if plain else NEVER) for _ in rule.exponents]
+        self._sums = [like.new_zeros(n) for _ in rule.exponents]
+        self._count, self._logits = like.new_zeros(2, n)
+        self.best = like.new_full((n,), NEVER)
+        """(n,): the largest logit, where it is measured."""
+
+    def add(self, at: slice, logits: Tensor, exponentials: list[Tensor], dim: int) -> None:
+        """Takes in a tile: the queries `at`, their negatives along `dim`; `exponentials` where `plain`."""
+        if self._rule.counts:
+            counted = logits > NEVER / 2
+            self._count[at] += counted.sum(dim)
+            self._logits[at] += torch.where(counted, logits, 0).sum(dim)
+        if self._measure:
+            self.best[at] = torch.maximum(self.best[at], logits.amax(dim))
+        for number, exponent in enumerate(self._rule.exponents):
+            sums = self._sums[number]
+            if self._plain:
+                sums[at] += exponentials[number].sum(dim)
+                continue
+            scaled = logits if exponent == 1 else exponent * logits
+            old = self._largest[number][at]
+            new = torch.maximum(old, scaled.amax(dim))
+            sums[at] = sums[at] * (old - new).exp() + (scaled - new.unsqueeze(dim)).exp_().sum(dim)
+            self._largest[number][at] = new
+
+    def reduce(self) -> None:
+        """Adds up the sums of all ranks. Collective: one all-reduce, two where maxima are subtracted or measured."""
+        maxima = [*([] if self._plain else self._largest), *([self.best] if self._measure else [])]
+        if maxima:
+            of_all = list(all_reduce_max(torch.stack(maxima)))
+            if self._measure:
+                self.best = of_all.pop()
+            for number, largest in enumerate(of_all):
+                self._sums[number] *= (self._largest[number] - largest).exp()
+                self._largest[number] = largest
+        counted = [self._count, self._logits] if self._rule.counts else []
+        of_all = list(all_reduce_sum(torch.stack([*self._sums, *counted])))
+        if counted:
+            *of_all, self._count, self._logits = of_all
+        self._sums = of_all
+
+    def queries(self, positive: Tensor) -> Queries:
+        """What came out; positive: (n,)."""
+        none = (self._sums[0] == 0) | (self._largest[0] <= NEVER / 2)
+        lse = [
+            torch.where(none, 0, largest + torch.where(none, 1, sums).log())
+            for largest, sums in zip(self._largest, self._sums, strict=True)
+        ]
+        return Queries(positive, tuple(lse), self._count, self._logits, none.to(positive.dtype))
+
+
+class _Contrast(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, rule: Rule, measure: bool
+    ) -> tuple[Tensor, Tensor]:
+        Q, N = pairs.queries, world_size()
+        plain = float(scale) * max(rule.exponents) <= PLAIN_LOGIT
+        both = rule.to_resident > 0 or rule.symmetric
+        positive = scale * (A[:Q] * positive_rows(G, pairs)).sum(1)
+        positive_C = all_gather_rows(positive) if both else positive.new_zeros(len(G))
+        limits = None if rule.margin is None else _limits(positive, positive_C, scale * rule.margin, len(A))
+        rows = _Sums(Q, A, rule, plain=plain, measure=measure)
+        columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
+        for tile in tiles(A, G, scale, pairs):
+            of_row, of_column = _negatives(tile, limits)
+            of_row_exp = _exponentials(of_row, rule) if plain else []
+            if rule.to_travelling:
+                rows.add(slice(0, Q), of_row[:Q], [exponential[:Q] for exponential in of_row_exp], 1)
+            if rule.to_resident:
+                shared = of_row_exp if limits is None or not plain else _exponentials(of_column, rule)
+                columns.add(tile.columns, of_column, shared, 0)
+        of_rows = rows.queries(positive)
+        of_columns = of_rows
+        if rule.to_resident:
+            columns.reduce()
+            of_columns = columns.queries(positive_C)
+        elif rule.symmetric:
+            of_columns = Queries.unstacked(all_gather_rows(of_rows.stacked()))
+
+        weight = pairs.weight_C.to(A.dtype) * (N / (pairs.total_weight or 1.0))
+        loss, hits = A.new_zeros(()), A.new_zeros(())
+        own = weight[pairs.own]
+        if rule.to_travelling:
+            loss = loss + rule.to_travelling * (own * of_rows.losses(rule)).sum()
+            hits = hits + rule.to_travelling * (own * (positive > rows.best)).sum()
+        if rule.to_resident:
+            loss = loss + rule.to_resident * (own * of_columns.losses(rule)[pairs.own]).sum()
+            hits = hits + rule.to_resident * (own * (positive > columns.best[pairs.own])).sum()
+        ctx.pairs, ctx.rule, ctx.limits, ctx.plain = pairs, rule, limits, plain
+        ctx.save_for_backward(A, G, scale, weight, of_rows.stacked(), of_columns.stacked())
+        ctx.mark_non_differentiable(hits)
+        return loss, hits if measure else torch.zeros_like(hits)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        A, G, scale, weight, of_rows, of_columns = ctx.saved_tensors
+        pairs, rule = ctx.pairs, ctx.rule
+        Q, weight = pairs.queries, weight * grads[0]
+        rows = columns = None
+        if rule.to_travelling:
+            rows = _padded(Queries.unstacked(of_rows).gradient(rule, rule.to_travelling * weight[pairs.own]), len(A))
+        if rule.to_resident or rule.symmetric:
+            share = rule.to_travelling if rule.symmetric else rule.to_resident
+            columns = Queries.unstacked(of_columns).gradient(rule, share * weight)
+
+        grad_A = torch.zeros_like(A)
+        grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] and not rule.symmetric else None
+        for tile in tiles(A, G, scale, pairs):
+            dS_Rc = _gradient(tile, rows, columns, ctx)
+            grad_A.addmm_(dS_Rc, G[tile.columns])
+            if grad_G is not None:
+                torch.mm(dS_Rc.T, A, out=grad_G[tile.columns])
+        at_positive = A.new_zeros(Q)
+        if rows is not None:
+            at_positive += rows.at_positive[:Q]
+        if columns is not None:
+            own = columns.at_positive[pairs.own]
+            at_positive += own[partners(own)] if rule.symmetric else own
+        grad_A[:Q] += at_positive[:, None] * positive_rows(G, pairs)
+        grad_A *= scale
+        if grad_G is not None:
+            grad_G[pairs.own] += at_positive[:, None] * A[:Q]
+            grad_G *= scale
+        grad_scale = None
+        if ctx.needs_input_grad[2]:
+            # Σ ∂L/∂S·cos is Σ A·dA / s; with one side, dA holds each entry of S twice.
+            grad_scale = global_mean((A * grad_A).sum() / (2 * scale if rule.symmetric else scale))
+        return grad_A, grad_G, grad_scale, None, None, None
+
+
+def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tuple[Tensor, Tensor]:
+    """The logits beyond which a candidate is no negative: of resident queries (R,), of travelling ones (C,)."""
+    of_row = positive.new_full((R,), torch.inf)
+    of_row[: len(positive)] = positive + margin
+    return of_row, positive_C + margin
+
+
+def _negatives(tile: Tile, limits: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """(R, c) twice: the logits as resident queries see their candidates, and as travelling queries do."""
+    if limits is None:
+        return tile.logits, tile.logits
+    of_row, of_column = limits
+    return (
+        tile.logits.masked_fill(tile.logits > of_row[:, None], NEVER),
+        tile.logits.masked_fill(tile.logits > of_column[tile.columns], NEVER),
+    )
+
+
+def _exponentials(logits: Tensor, rule: Rule) -> list[Tensor]:
+    """exp(γ·S) for each exponent."""
+    return [(logits if exponent == 1 else exponent * logits).exp() for exponent in rule.exponents]
+
+
+def _padded(gradient: Gradient, R: int) -> Gradient:
+    """Of Q resident queries, as one of all R resident rows: hard negatives are no queries."""
+
+    def pad(vector: Tensor, value: float) -> Tensor:
+        return F.pad(vector, (0, R - len(vector)), value=value)
+
+    return Gradient(
+        logs=tuple(pad(log, NEVER) for log in gradient.logs),
+        factors=tuple(pad(factor, 0.0) for factor in gradient.factors),
+        spread=pad(gradient.spread, 0.0),
+        at_positive=gradient.at_positive,
+    )
+
+
+def _gradient(tile: Tile, rows: Gradient | None, columns: Gradient | None, ctx: Any) -> Tensor:
+    """(R, c): ∂L/∂S of a tile, positives apart."""
+    rule, limits = ctx.rule, ctx.limits
+    if columns is not None:
+        columns = Gradient(
+            tuple(log[tile.columns] for log in columns.logs),
+            tuple(factor[tile.columns] for factor in columns.factors),
+            columns.spread[tile.columns],
+            columns.at_positive,
+        )
+    if limits is None and ctx.plain and not rule.label_smoothing:
+        # All share the exponentials, and only a row's and a column's factor differ.
+        total = None
+        for number, exponential in enumerate(_exponentials(tile.logits, rule)):
+            by_row = None if rows is None else (rows.factors[number] * rows.logs[number].exp())[:, None]
+            by_column = None if columns is None else columns.factors[number] * columns.logs[number].exp()
+            factor = by_column if by_row is None else by_row if by_column is None else by_row + by_column
+            assert factor is not None
+            exponential *= factor
+            total = exponential if total is None else total.add_(exponential)
+        assert total is not None
+        return total
+    total = torch.zeros_like(tile.logits)
+    of_row, of_column = _negatives(tile, limits)
+    for logits, gradient, dim in ((of_row, rows, 1), (of_column, columns, 0)):
+        if gradient is None:
+            continue
+        for exponent, log, factor in zip(rule.exponents, gradient.logs, gradient.factors, strict=True):
+            total += (exponent * logits + log.unsqueeze(dim)).exp_() * factor.unsqueeze(dim)
+        if rule.label_smoothing:
+            total -= (logits > NEVER / 2) * gradient.spread.unsqueeze(dim)
+    return total

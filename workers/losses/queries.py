@@ -1,0 +1,118 @@
+"""The loss of a query, and its gradient, from sums over its negatives: vectors of queries, no matrix.
+
+Query i has a positive p and negatives 𝒩ᵢ. With logits Sᵢⱼ, label smoothing ε and hardness β its loss is
+
+    ℓᵢ = log(exp(Sᵢₚ) + Nᵢ) - (1 - ε)·Sᵢₚ - ε/(1 + |𝒩ᵢ|)·Σ_{j ∈ {p} ∪ 𝒩ᵢ} Sᵢⱼ
+    Nᵢ = |𝒩ᵢ|·Σⱼ exp((1 + β)·Sᵢⱼ) / Σⱼ exp(β·Sᵢⱼ),  j ∈ 𝒩ᵢ              (Σⱼ exp(Sᵢⱼ) where β = 0)
+
+InfoNCE is van den Oord et al. 2018, eq. 4; smoothing is Szegedy et al. 2016, §7; hardness is Robinson et al. 2021,
+eq. 4 with τ⁺ = 0. The gradient, with qᵢ = Nᵢ/(exp(Sᵢₚ) + Nᵢ):
+
+    ∂ℓᵢ/∂Sᵢⱼ = qᵢ·[(1 + β)·exp((1 + β)·Sᵢⱼ)/Σₖ exp((1 + β)·Sᵢₖ) - β·exp(β·Sᵢⱼ)/Σₖ exp(β·Sᵢₖ)] - ε/(1 + |𝒩ᵢ|)
+    ∂ℓᵢ/∂Sᵢₚ = ε - ε/(1 + |𝒩ᵢ|) - qᵢ
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEVER = -1e30
+"""Logit of an entry that does not count: its exponential is 0 beside any other. Finite, so that a row in which
+nothing counts stays free of NaN."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which directions count, and how negatives do."""
+
+    to_travelling: float = 0.5
+    """Weight of the resident queries' loss, over travelling candidates."""
+    to_resident: float = 0.5
+    """Weight of the travelling queries' loss, over resident candidates."""
+    symmetric: bool = False
+    """Both sides are the same rows: the two directions are one, `to_travelling`."""
+    label_smoothing: float = 0.0
+    hardness: float = 0.0
+    margin: float | None = None
+    """A candidate whose cosine is larger than the positive's by more than this is no negative."""
+
+    @property
+    def exponents(self) -> tuple[float, ...]:
+        """Of S in the sums over negatives: 1 + β, and β where it is not 0."""
+        return (1 + self.hardness, self.hardness) if self.hardness else (1.0,)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the loss needs the number of negatives and the sum of their logits."""
+        return bool(self.hardness or self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """n queries, when all their negatives were seen."""
+
+    positive: Tensor
+    """(n,): logit of the positive."""
+    lse: tuple[Tensor, ...]
+    """(n,) for each exponent: log-sum-exp over the negatives; 0 where there is none."""
+    count: Tensor
+    """(n,): number of negatives, where the rule counts them."""
+    logits: Tensor
+    """(n,): sum of their logits, likewise."""
+    none: Tensor
+    """(n,), 1 where there is no negative."""
+
+    def stacked(self) -> Tensor:
+        """(n, …): all of it, to be kept or gathered."""
+        return torch.stack([self.positive, self.count, self.logits, self.none, *self.lse], 1)
+
+    @classmethod
+    def unstacked(cls, rows: Tensor) -> Queries:
+        """The inverse of `stacked`."""
+        positive, count, logits, none, *lse = rows.unbind(1)
+        return cls(positive, tuple(lse), count, logits, none)
+
+    def losses(self, rule: Rule) -> Tensor:
+        """(n,): ℓᵢ."""
+        loss = torch.logaddexp(self.positive, self._log_negatives(rule)) - (1 - rule.label_smoothing) * self.positive
+        if rule.label_smoothing:
+            loss = loss - rule.label_smoothing * (self.positive + self.logits) / (1 + self.count)
+        return loss
+
+    def gradient(self, rule: Rule, weight: Tensor) -> Gradient:
+        """∂(weight·ℓ)/∂S; weight: (n,)."""
+        log_negatives = self._log_negatives(rule)
+        log_q = log_negatives - torch.logaddexp(self.positive, log_negatives)
+        spread = weight * rule.label_smoothing / (1 + self.count)
+        signs = (1 + rule.hardness, -rule.hardness)
+        return Gradient(
+            # One exponential: exp(log q) and exp(-lse) alone can be beyond what fp32 holds.
+            logs=tuple(log_q - lse for lse in self.lse),
+            factors=tuple(weight * sign for sign, _ in zip(signs, self.lse, strict=False)),
+            spread=spread,
+            at_positive=weight * (rule.label_smoothing - log_q.exp()) - spread,
+        )
+
+    def _log_negatives(self, rule: Rule) -> Tensor:
+        """(n,): log Nᵢ, NEVER where there is no negative."""
+        log = self.lse[0]
+        if rule.hardness:
+            log = log - self.lse[1] + self.count.clamp(min=1).log()
+        return torch.where(self.none > 0, NEVER, log)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """∂L/∂S of n queries: Σ over exponents γ of factor·exp(γ·S + log) - spread, at each negative."""
+
+    logs: tuple[Tensor, ...]
+    """(n,) for each exponent."""
+    factors: tuple[Tensor, ...]
+    """(n,) for each exponent."""
+    spread: Tensor
+    """(n,)."""
+    at_positive: Tensor
+    """(n,)."""

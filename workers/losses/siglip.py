@@ -1,0 +1,129 @@
+"""The sigmoid loss: every pair of the global batch is a yes-or-no question of its own (Zhai et al. 2023, eq. 1).
+
+    L = -1/W Σᵢⱼ wᵢⱼ·log σ(zᵢⱼ·(s·Aᵢ·Gⱼ + b))        z = 1 where i and j belong together, else -1
+
+with row weights wᵢⱼ = (wᵢ + wⱼ)/2 and W = Σ wᵢ, the number of valid pairs where all weigh the same. No query needs a
+sum over the whole batch, so a tile's gradient is known as soon as the tile is: both are computed in the forward
+pass, in 6·R·C·d FLOPs, and the tile is never computed again. Memory is O((R + C)·d + tile).
+
+As in `contrast.py`, a rank returns N times its part, and gradients of the scale and the bias are averaged here.
+
+Letters: N ranks, R resident rows, C travelling rows of all ranks, c columns of a tile, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from workers.losses.gather import all_gather_rows, gather_features, global_mean, world_size
+from workers.losses.infonce import typical_gradient
+from workers.losses.matryoshka import Prefixes, over_prefixes
+from workers.losses.pairs import Pairs, gather_pairs
+from workers.losses.queries import NEVER
+from workers.losses.tiles import positive_rows, tiles
+
+
+def siglip(
+    resident: Tensor,
+    travelling: Tensor,
+    logit_scale: Tensor,
+    bias: Tensor,
+    valid: Tensor | None = None,
+    *,
+    margin: float | None = None,
+    pairs: Pairs | None = None,
+    prefixes: Prefixes | None = None,
+    wire: torch.dtype | None = None,
+) -> Tensor:
+    """This rank's part of the loss of the global batch, times the number of ranks (scalar).
+
+    resident, travelling: (m, d), L2-normalised; row i of one belongs to row i of the other. logit_scale, bias:
+    scalars. valid: (m,) bool; other rows belong to nothing; or `pairs`, which says more. All ranks call it together.
+    The mean of the result over the ranks is the loss.
+    """
+    wide = torch.promote_types(resident.dtype, torch.float32)
+    A, T, scale, shift = resident.to(wide), travelling.to(wide), logit_scale.to(wide), bias.to(wide)
+    if pairs is None:
+        pairs = gather_pairs(torch.ones(len(T), dtype=torch.bool, device=T.device) if valid is None else valid)
+    G = gather_features(T, wire, typical_gradient(scale, pairs))
+    return over_prefixes(lambda A, G: sigmoid_contrast(A, G, scale, shift, pairs, margin), A, G, prefixes)[0]
+
+
+def sigmoid_contrast(
+    A: Tensor,
+    G: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    pairs: Pairs,
+    margin: float | None = None,
+    *,
+    measure: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of the loss, times the number of ranks; and its part of the accuracy, as `contrast` has it
+    for resident queries.
+
+    A: (m, d), G: (C, d) with rows of length 1 (or 0), fp32 or wider; scale, bias: scalars. A negative whose cosine
+    is larger than that of the row's or the column's positive by more than `margin` does not count.
+    """
+    loss, hits = _Sigmoid.apply(A, G, scale, bias, pairs, margin, measure)  # type: ignore[no-untyped-call]
+    return loss, hits
+
+
+class _Sigmoid(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        A: Tensor,
+        G: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        pairs: Pairs,
+        margin: float | None,
+        measure: bool,
+    ) -> tuple[Tensor, Tensor]:
+        weight = pairs.weight_C.to(A.dtype) * (world_size() / (pairs.total_weight or 1.0))
+        own = weight[pairs.own]
+        positives = positive_rows(G, pairs)
+        positive = scale * (A * positives).sum(1)
+        limits = None
+        if margin is not None:
+            limits = (positive + scale * margin, all_gather_rows(positive) + scale * margin)
+        grad_A, grad_G = torch.zeros_like(A), torch.zeros_like(G)
+        grad_bias = A.new_zeros(())
+        loss = (own * -F.logsigmoid(positive + bias)).sum()
+        best = torch.full_like(positive, NEVER)
+        for tile in tiles(A, G, scale, pairs):
+            logits = tile.logits
+            if limits is not None:
+                beyond = (logits > limits[0][:, None]) | (logits > limits[1][tile.columns])
+                logits = logits.masked_fill_(beyond, NEVER)
+            if measure:
+                best = torch.maximum(best, logits.amax(1))
+            logits += bias
+            both = (own[:, None] + weight[tile.columns]) / 2
+            loss = loss + (both * -F.logsigmoid(-logits)).sum()
+            dS_mc = logits.sigmoid_().mul_(both)
+            grad_bias += dS_mc.sum()
+            grad_A.addmm_(dS_mc, G[tile.columns])
+            torch.mm(dS_mc.T, A, out=grad_G[tile.columns])
+        at_positive = -own * torch.sigmoid(-positive - bias)
+        grad_bias += at_positive.sum()
+        grad_A += at_positive[:, None] * positives
+        grad_G[pairs.own] += at_positive[:, None] * A
+        grad_A *= scale
+        grad_G *= scale
+        ctx.save_for_backward(grad_A, grad_G, (A * grad_A).sum() / scale, grad_bias)
+        hits = (own * (positive > best)).sum() if measure else torch.zeros_like(loss)
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_A, grad_G, grad_scale, grad_bias = (grad * grads[0] for grad in ctx.saved_tensors)
+        scalars = global_mean(torch.stack([grad_scale, grad_bias]))
+        return grad_A, grad_G, scalars[0], scalars[1], None, None, None

@@ -1,0 +1,211 @@
+"""One optimizer step over a global batch of any size: encode, gather, contrast, backpropagate, update.
+
+A rank encodes its share in micro-batches. The loss is taken once, over the features of the whole batch: it does not
+know micro-batches. Then each micro-batch is backpropagated from the gradient of its features (GradCache, Gao et al.
+2021). The last few keep their graph from the first pass; the others are encoded again, from the same random draws,
+so they cost a second forward pass. With one micro-batch a side, this is the ordinary step.
+
+    encode travelling side -> gather starts   |  encode resident side  |  loss, gradient of all features
+    gradient of G -> scatter starts           |  backpropagate resident side, then travelling side  |  reduce, update
+
+The ranks' gradients are averaged once a step. The scale's (and the bias's) enter once, with the first micro-batch
+that is backpropagated.
+
+Letters: m rows a rank, d width, A resident and G travelling features, C travelling rows of all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.data.keyed import hash64
+from workers.data.rows import Rows
+from workers.losses.gather import global_mean, rank, start_feature_gather, start_gradient_scatter
+from workers.losses.infonce import typical_gradient
+from workers.losses.pairs import Pairs
+from workers.objectives import Contrast
+from workers.train.batch import GlobalBatch
+from workers.train.engine import Engine
+from workers.train.micro_batch import MicroBatch
+from workers.train.sides import Inputs, Side, pairs_of, resident_rows, sides_of
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step did."""
+
+    loss: float
+    """Of the global batch."""
+    accuracy: float | None
+    """Share of queries whose positive beat all negatives; None where it was not measured."""
+    logit_scale: float
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    resident: Tensor
+    """(m, k, d): the features that stayed, detached."""
+    travelling: Tensor
+    """(m, k, d): this rank's features that travelled, detached."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A micro-batch and its features, with their graph where it was kept."""
+
+    inputs: Inputs
+    features: Tensor
+    """(n, d)."""
+    scalars: tuple[Tensor, ...]
+    """Scale, and bias where there is one."""
+
+
+@dataclass(frozen=True)
+class _Accumulated:
+    """What is known of a step when its gradients are there."""
+
+    loss: Tensor
+    """Scalar: this rank's part."""
+    hits: Tensor
+    """Scalar: this rank's part."""
+    scale: Tensor
+    features: dict[str, Tensor]
+    """(m, k, d) of each side."""
+
+
+class _OutOfMemoryError(Exception):
+    """A rank ran out of memory while the setting is still being tried: all start the step again."""
+
+
+class ContrastiveStep:
+    """Does steps with an engine. All ranks call it together."""
+
+    def __init__(
+        self, engine: Engine, contrast: Contrast, micro_batch: MicroBatch, seed: int, device: torch.device
+    ) -> None:
+        self._engine = engine
+        self._contrast = contrast
+        self._micro_batch = micro_batch
+        self._seed = seed
+        self._device = device
+
+    def __call__(self, rows: Rows, seen: GlobalBatch, step: int, learning_rate: float, *, measure: bool) -> Stepped:
+        """Step number `step`, from 0. Raises torch.OutOfMemoryError when no setting fits."""
+        sides = sides_of(rows, self._contrast, self._seed, step)
+        pairs = pairs_of(rows, seen, self._contrast).to(self._device)
+        while True:
+            try:
+                done = self._accumulate(sides, pairs, step, measure=measure)
+            except _OutOfMemoryError as error:
+                if not self._micro_batch.shrink():
+                    raise torch.OutOfMemoryError(str(error.__cause__ or error)) from error
+                self._engine.discard()
+                continue
+            break
+        self._micro_batch.succeeded()
+        grad_norm = self._engine.step(learning_rate)
+        return Stepped(
+            loss=float(global_mean(done.loss)),
+            accuracy=float(global_mean(done.hits)) if measure else None,
+            logit_scale=float(done.scale),
+            grad_norm=grad_norm,
+            travelling=done.features[self._contrast.travelling],
+            resident=done.features[self._contrast.resident],
+        )
+
+    def _accumulate(self, sides: dict[str, Side], pairs: Pairs, step: int, *, measure: bool) -> _Accumulated:
+        """Leaves the gradients of a step, averaged over the ranks, in the engine."""
+        contrast, micro_batch = self._contrast, self._micro_batch
+        names = list(dict.fromkeys((contrast.travelling, contrast.resident)))
+        batches: dict[str, list[Inputs]] = {}
+        for name in names:
+            batches[name] = list(sides[name].split(micro_batch.rows, self._device, sum(map(len, batches.values()))))
+        first_kept = 0 if micro_batch.whole else sum(map(len, batches.values())) - micro_batch.kept
+        encoded: dict[str, list[_Encoded]] = {}
+        features: dict[str, Tensor] = {}
+        gathering = None
+        with self._agreement():
+            for name in names:
+                encoded[name] = [self._encode(batch, step, keep=batch.number >= first_kept) for batch in batches[name]]
+                joined = torch.cat([one.features.detach() for one in encoded[name]])
+                features[name] = joined.view(*sides[name].keys.shape, -1)
+                if gathering is None and not micro_batch.trying:
+                    gathering = start_feature_gather(features[name].flatten(0, 1), contrast.wire)
+        if gathering is None:  # while it is tried, all agree first that none is out of memory
+            gathering = start_feature_gather(features[contrast.travelling].flatten(0, 1), contrast.wire)
+
+        G = gathering.wait()
+        resident = features[contrast.resident]
+        if contrast.symmetric:  # as the other ranks see them
+            resident = G[pairs.own].view_as(resident)
+        resident = resident.clone().requires_grad_(self._trained(contrast.resident))
+        G.requires_grad_(self._trained(contrast.travelling) and not contrast.symmetric)
+        scalars = [
+            scalar.detach().clone().requires_grad_(scalar.requires_grad)
+            for scalar in encoded[contrast.resident][-1].scalars
+        ]
+        scale, bias = scalars[0], scalars[1] if len(scalars) > 1 else None
+        loss, hits = contrast.loss(resident_rows(resident, contrast), G, scale, bias, pairs, measure=measure)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+        scattering = None
+        if G.grad is not None:
+            scattering = start_gradient_scatter(G.grad, contrast.wire, typical_gradient(scale, pairs))
+        with self._engine.accumulation(), self._agreement():
+            self._backpropagate(
+                encoded.pop(contrast.resident), resident.grad, step, [scalar.grad for scalar in scalars]
+            )
+            if scattering is not None:
+                grad = scattering.wait().view_as(features[contrast.travelling])
+                self._backpropagate(encoded.pop(contrast.travelling), grad, step)
+        return _Accumulated(loss.detach(), hits, scale.detach(), features)
+
+    def _trained(self, side: str) -> bool:
+        trained: bool = self._engine.module.trained(side)
+        return trained
+
+    def _encode(self, inputs: Inputs, step: int, *, keep: bool) -> _Encoded:
+        """Encodes a micro-batch, the same way each time; `keep` its graph where its tower is trained."""
+        # Keyed dropout needs no generator; layers of other makers that draw in their own way come out alike again.
+        torch.manual_seed(hash64(self._seed, "layers", step, rank(), inputs.number))
+        keep = keep and self._trained(inputs.side)
+        with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
+            encoded = self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid)
+        return _Encoded(inputs, encoded.features, encoded.scalars)
+
+    def _backpropagate(
+        self, encoded: list[_Encoded], grad: Tensor | None, step: int, of_scalars: Sequence[Tensor | None] = ()
+    ) -> None:
+        """Adds up the parameters' gradients, given those of the features, (m, k, d). The last micro-batch goes first,
+        as it has its graph, and carries the scalars."""
+        assert grad is not None
+        while encoded:
+            one = encoded.pop()
+            if not one.features.requires_grad:
+                one = self._encode(one.inputs, step, keep=True)
+            start = one.inputs.start
+            own = grad[start : start + self._micro_batch.rows].flatten(0, 1)
+            # Its gradient with respect to the features is `own`, and one number is all that an engine takes.
+            surrogate = (one.features * own).sum()
+            for scalar, of_scalar in zip(one.scalars, of_scalars, strict=False):
+                if of_scalar is not None:
+                    surrogate = surrogate + scalar * of_scalar
+            of_scalars = ()
+            self._engine.backward(surrogate)
+
+    @contextmanager
+    def _agreement(self) -> Iterator[None]:
+        """While a setting is tried: where one rank runs out of memory, all raise _OutOfMemoryError."""
+        if not self._micro_batch.trying:
+            yield
+            return
+        error = None
+        try:
+            yield
+        except torch.OutOfMemoryError as caught:
+            error = caught
+        if self._micro_batch.agree(error is not None):
+            raise _OutOfMemoryError from error
