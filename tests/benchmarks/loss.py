@@ -2,14 +2,16 @@
 
 Measures, in one run, forward and backward pass of a loss over features of width 512 on four ranks of this machine
 (gloo, one thread each): Tandem, open_clip (`local_loss`, `gather_with_grad`) and sentence-transformers (with gathering
-over the ranks), from the same features, for global batches of 2,048 to 32,768 rows. loss_contestants.py says how each
-is set up, loss_measure.py how time, memory and traffic are measured. A size whose score matrices a contestant can't
-hold in this machine's memory is skipped, and that is said.
+over the ranks), from the same features. The cases: image-text pairs in both directions with global batches of 2,048
+to 32,768 rows, the sigmoid loss, and queries with seven hard negatives each. loss_contestants.py says how each is set
+up, loss_measure.py how time, memory and traffic are measured. A size whose score matrices a contestant can't hold in
+this machine's memory is skipped, and that is said.
 
 A ratio is another's time, peak memory or bytes over Tandem's; `cpu` are the ratios of processor time, which other work
-on the machine changes little. The last line is JSON: the ratios at the sizes that the
-aims are stated for, where both were measured. Where torch has CUDA, loss_cuda.py measures the loss alone on the GPU as
-well. Inf-CL, whose kernels are written for CUDA alone, is not among the contestants.
+on the machine changes little. The last line is JSON: all ratios, and the aims by the same names.
+
+Where torch has CUDA, loss_cuda.py measures the loss alone on the GPU as well. Inf-CL, whose kernels are written for
+CUDA alone, is not among the contestants.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from tests.benchmarks.machine import machine
 from tests.benchmarks.peers import INSTALL, installed
 
 AIMS = {
-    "open_clip_time_at_8192": 1.8,
-    "open_clip_memory_at_16384": 8.0,
-    "open_clip_bytes": 2.0,
+    "image-text open_clip time at 8192": 1.8,
+    "image-text open_clip memory at 16384": 8.0,
+    "image-text open_clip bytes": 2.0,
+    "hard negatives sentence_transformers bytes": 5.0,
 }
 _GPU_NEEDED = "On a GPU the loss is measured at B = 64k and 256k too; torch finds none here."
 
@@ -40,7 +43,7 @@ _GPU_NEEDED = "On a GPU the loss is measured at B = 64k and 256k too; torch find
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--batches", nargs="+", type=int, default=[2048, 4096, 8192, 16384, 32768], metavar="B")
+    parser.add_argument("--batches", nargs="+", type=int, metavar="B", help="of every case")
     parser.add_argument("--only", nargs="+", help="contestants")
     parser.add_argument("--width", type=int, default=512, help="of a feature")
     parser.add_argument("--ranks", type=int, default=4)
@@ -54,7 +57,7 @@ def main() -> None:
         plan = Plan(
             case=name,
             contestants=contestants,
-            batches=args.batches,
+            batches=args.batches or list(CASES[name].batches),
             d=args.width,
             repetitions=args.repetitions,
             memory_bytes=0.9 * psutil.virtual_memory().available,
@@ -65,7 +68,8 @@ def main() -> None:
         console.print(table(name, of_case))
         for (batch, contestant), result in of_case.items():
             if isinstance(result, Skipped):
-                print(f"{contestant} at B = {batch}: skipped, it needs {result.needed_bytes / 2**30:.0f} GiB.")
+                needed = result.needed_bytes / 2**30
+                print(f"{contestant} at B = {batch:,}: skipped, its score matrices need {needed:.0f} GiB.")
     print(*(measure_cuda() if torch.cuda.is_available() else [_GPU_NEEDED]), sep="\n")
     print(json.dumps(summary(results)))
 
@@ -73,17 +77,18 @@ def main() -> None:
 def summary(results: dict[str, Results]) -> dict[str, object]:
     """The JSON line: each case's ratios to each contestant."""
     ratios: dict[str, float] = {}
-    for of_case in results.values():
+    for case, of_case in results.items():
         for key, result in of_case.items():
             batch, contestant = key
             tandem = of_case.get((batch, "tandem"))
             if contestant == "tandem" or not isinstance(result, Result) or not isinstance(tandem, Result):
                 continue
             for what, ratio in zip(("time", "cpu", "memory"), _ratios(result, tandem), strict=False):
-                ratios[f"{contestant}_{what}_at_{batch}"] = ratio
+                ratios[f"{case} {contestant} {what} at {batch}"] = ratio
             # The same at every size, but for what grows with B alone: the least of them.
             of_bytes = _ratios(result, tandem)[3]
-            ratios[f"{contestant}_bytes"] = min(of_bytes, ratios.get(f"{contestant}_bytes", of_bytes))
+            name = f"{case} {contestant} bytes"
+            ratios[name] = min(of_bytes, ratios.get(name, of_bytes))
     return {
         "benchmark": "loss",
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},

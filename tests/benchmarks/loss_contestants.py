@@ -18,9 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.benchmarks.peers import open_clip_losses, sentence_transformers_losses
+from workers.losses.infonce import QUERY_TO_DOCUMENT, infonce
+from workers.losses.siglip import siglip
 
 SCALE = 20.0
 """Inverse temperature: sentence-transformers' default."""
+BIAS = -10.0
+"""Of the sigmoid loss: open_clip's and SigLIP's own first value."""
 CACHED_ROWS = 256
 """Rows of a chunk of sentence-transformers' cached loss. Each chunk sends the gradients of all gathered features
 again (each chunk's backward pass goes through the gather), so that small chunks cost time and large ones memory."""
@@ -36,6 +40,8 @@ class Features:
     """(m, 1 + K, d): texts, or documents: the positive first."""
     scale: Tensor
     """Scalar, a leaf."""
+    bias: Tensor
+    """Scalar, a leaf: of the sigmoid loss."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +65,48 @@ def random_features(m: int, d: int, K: int, seed: int) -> Features:
         F.normalize(first, dim=-1).requires_grad_(),
         F.normalize(second, dim=-1).requires_grad_(),
         torch.tensor(SCALE, requires_grad=True),
+        torch.tensor(BIAS, requires_grad=True),
     )
 
 
 def tandem_infonce(features: Features) -> Tensor:
-    from workers.losses.infonce import infonce
+    return _backward(infonce(features.first, features.second[:, 0], features.scale))
 
-    valid = torch.ones(len(features.first), dtype=torch.bool, device=features.first.device)
-    return _backward(infonce(features.first, features.second[:, 0], features.scale, valid))
+
+def tandem_queries(features: Features) -> Tensor:
+    """Documents stay, queries travel."""
+    documents = torch.cat([features.second[:, 0], features.second[:, 1:].flatten(0, 1)])
+    return _backward(infonce(documents, features.first, features.scale, rule=QUERY_TO_DOCUMENT))
+
+
+def tandem_siglip(features: Features) -> Tensor:
+    return _backward(siglip(features.first, features.second[:, 0], features.scale, features.bias))
 
 
 def open_clip_infonce(features: Features, *, alone: bool = False) -> Tensor:
     """As trained at scale, `--local-loss --gather-with-grad`; or, `alone`, this rank's rows as the whole batch."""
-    place = {} if alone else {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    loss = open_clip_losses().ClipLoss(local_loss=True, gather_with_grad=True, **place)
+    loss = open_clip_losses().ClipLoss(local_loss=True, gather_with_grad=True, **_place(alone))
     return _backward(loss(features.first, features.second[:, 0], features.scale))
+
+
+def open_clip_siglip(features: Features, *, alone: bool = False) -> Tensor:
+    """By its default, texts go around the ring in both directions."""
+    loss = open_clip_losses().SigLipLoss(**_place(alone))
+    return _backward(loss(features.first, features.second[:, 0], features.scale, features.bias))
+
+
+def _place(alone: bool) -> dict[str, int]:
+    return {} if alone else {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
 
 
 def sentence_transformers_infonce(features: Features, *, alone: bool = False) -> Tensor:
     """Both directions, as in CLIP."""
     return _sentence_transformers(features, ("query_to_doc", "doc_to_query"), "per_direction", alone)
+
+
+def sentence_transformers_queries(features: Features, *, alone: bool = False) -> Tensor:
+    """From queries to documents only, which is its default."""
+    return _sentence_transformers(features, ("query_to_doc",), "joint", alone)
 
 
 def sentence_transformers_cached(features: Features, *, alone: bool = False) -> Tensor:
@@ -134,17 +162,32 @@ class Case:
     """One loss, by everyone who has it."""
 
     K: int
+    batches: tuple[int, ...]
     contestants: dict[str, Contestant]
 
 
 CASES = {
     "image-text": Case(
         K=0,
+        batches=(2048, 4096, 8192, 16384, 32768),
         contestants={
             "tandem": Contestant(tandem_infonce, 0),
-            "open_clip": Contestant(open_clip_infonce, 6),
-            "sentence_transformers": Contestant(sentence_transformers_infonce, 6),
+            "open_clip": Contestant(open_clip_infonce, 5.5),
+            "sentence_transformers": Contestant(sentence_transformers_infonce, 6.5),
             "sentence_transformers_cached": Contestant(sentence_transformers_cached, 0),
+        },
+    ),
+    "siglip": Case(
+        K=0,
+        batches=(2048, 8192, 16384),
+        contestants={"tandem": Contestant(tandem_siglip, 0), "open_clip": Contestant(open_clip_siglip, 6)},
+    ),
+    "hard negatives": Case(
+        K=7,
+        batches=(2048, 4096),
+        contestants={
+            "tandem": Contestant(tandem_queries, 0),
+            "sentence_transformers": Contestant(sentence_transformers_queries, 5.5),
         },
     ),
 }

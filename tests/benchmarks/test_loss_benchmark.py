@@ -79,13 +79,13 @@ def test_the_summary_and_the_table() -> None:
     }
     told = summary(results)  # type: ignore[arg-type]
     assert told["ratios"] == {
-        "open_clip_time_at_8": 2.0,
-        "open_clip_cpu_at_8": 2.0,
-        "open_clip_memory_at_8": 9.0,
-        "open_clip_bytes": 1.9,
-        "open_clip_time_at_16": 2.5,
-        "open_clip_cpu_at_16": 2.5,
-        "open_clip_memory_at_16": 18.0,
+        "image-text open_clip time at 8": 2.0,
+        "image-text open_clip cpu at 8": 2.0,
+        "image-text open_clip memory at 8": 9.0,
+        "image-text open_clip bytes": 1.9,
+        "image-text open_clip time at 16": 2.5,
+        "image-text open_clip cpu at 16": 2.5,
+        "image-text open_clip memory at 16": 18.0,
     }
     assert told["aims"] == AIMS
     assert (told["benchmark"], list(told)[-1]) == ("loss", "machine")

@@ -20,10 +20,14 @@ from tests.benchmarks.loss_contestants import (
     SCALE,
     Features,
     open_clip_infonce,
+    open_clip_siglip,
     random_features,
     sentence_transformers_cached,
     sentence_transformers_infonce,
+    sentence_transformers_queries,
     tandem_infonce,
+    tandem_queries,
+    tandem_siglip,
 )
 from tests.benchmarks.peers import INSTALL, installed
 from tests.ranks import run_ranks
@@ -34,36 +38,50 @@ TOLERANCE = 1e-12
 M, D = 300, 16  # more than one chunk of the cached loss
 
 Outcome = dict[str, Tensor]
-"""The loss (mean over the ranks) and the gradients of the features and, where it has one, of the scale."""
+"""The loss (mean over the ranks) and the gradients of the features and, where there are, of the scale and the bias."""
 
 PAIRS: dict[str, tuple[Callable[[Features], Tensor], Callable[..., Tensor]]] = {
     "open_clip ClipLoss": (tandem_infonce, open_clip_infonce),
-    "sentence-transformers MultipleNegativesRankingLoss": (tandem_infonce, sentence_transformers_infonce),
-    "sentence-transformers CachedMultipleNegativesRankingLoss": (tandem_infonce, sentence_transformers_cached),
+    "open_clip SigLipLoss": (tandem_siglip, open_clip_siglip),
+    "sentence-transformers MultipleNegativesRankingLoss, both directions": (
+        tandem_infonce,
+        sentence_transformers_infonce,
+    ),
+    "sentence-transformers MultipleNegativesRankingLoss, hard negatives": (
+        tandem_queries,
+        sentence_transformers_queries,
+    ),
+    "sentence-transformers CachedMultipleNegativesRankingLoss, both directions": (
+        tandem_infonce,
+        sentence_transformers_cached,
+    ),
 }
 """What is compared: ours, theirs."""
 
 
-def features_of(rank: int) -> Features:
-    given = random_features(M, D, 0, seed=rank)
-    return Features(*(leaf.detach().double().requires_grad_() for leaf in (given.first, given.second, given.scale)))
+LEAVES = ("first", "second", "scale", "bias")
 
 
-def whole_batch() -> Features:
-    """Both ranks' rows."""
-    parts = [features_of(rank) for rank in range(2)]
-    first, second = (torch.cat([getattr(part, name).detach() for part in parts]) for name in ("first", "second"))
-    return Features(first.requires_grad_(), second.requires_grad_(), parts[0].scale)
+def features_of(name: str, ranks: range) -> Features:
+    """Their rows as one batch, in float64."""
+    K = 3 if "hard negatives" in name else 0
+    parts = [random_features(M, D, K, seed=rank) for rank in ranks]
+    leaves = [
+        torch.cat([getattr(part, leaf).detach() for part in parts])
+        if leaf in ("first", "second")
+        else getattr(parts[0], leaf).detach()
+        for leaf in LEAVES
+    ]
+    return Features(*(leaf.double().requires_grad_() for leaf in leaves))
 
 
 def outcome(run: Callable[..., Tensor], features: Features, **how: bool) -> Outcome:
-    found = {"loss": run(features, **how), "first": features.first.grad, "second": features.second.grad}
-    found["scale"] = features.scale.grad
+    found = {"loss": run(features, **how)} | {leaf: getattr(features, leaf).grad for leaf in LEAVES}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def averaged(found: Outcome) -> Outcome:
-    for name in ("loss", "scale"):
+    for name in ("loss", "scale", "bias"):
         if name in found:
             dist.all_reduce(found[name])
             found[name] /= dist.get_world_size()
@@ -83,11 +101,12 @@ class Compared:
 
 
 def _on_rank() -> dict[str, Compared]:
+    this = range(dist.get_rank(), dist.get_rank() + 1)
     return {
         name: Compared(
-            averaged(outcome(ours, features_of(dist.get_rank()))),
-            averaged(outcome(theirs, features_of(dist.get_rank()))),
-            outcome(theirs, whole_batch(), alone=True),
+            averaged(outcome(ours, features_of(name, this))),
+            averaged(outcome(theirs, features_of(name, this))),
+            outcome(theirs, features_of(name, range(2)), alone=True),
         )
         for name, (ours, theirs) in PAIRS.items()
     }
@@ -115,8 +134,10 @@ def test_is_the_peers_loss_on_two_ranks(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_is_the_peers_loss_on_one_process(name: str) -> None:
-    assert_agrees(outcome(PAIRS[name][0], whole_batch()), of_ranks()[0][name].theirs_alone)
+    assert_agrees(outcome(PAIRS[name][0], features_of(name, range(2))), of_ranks()[0][name].theirs_alone)
 
 
-def test_open_clip_has_a_gradient_of_the_scale() -> None:
-    assert all(SCALE * abs(compared["open_clip ClipLoss"].theirs["scale"]) > 0.1 for compared in of_ranks())
+def test_open_clip_has_gradients_of_its_scalars() -> None:
+    for compared in of_ranks():
+        assert SCALE * abs(compared["open_clip ClipLoss"].theirs["scale"]) > 0.1
+        assert compared["open_clip SigLipLoss"].theirs.keys() >= {"scale", "bias"}
