@@ -19,7 +19,7 @@ from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.evaluation import Evaluation
-from jobspecs.model import Model
+from jobspecs.model import Model, check_inputs, check_towers
 from jobspecs.objective import Objective
 from jobspecs.retry import Retry
 from jobspecs.storage import StorageSpec
@@ -45,6 +45,8 @@ NOT_THE_EXPERIMENT = (
 
 _COLUMNS = {"image_text": ("image", "text")}
 """Columns of a sample that an objective contrasts: sections of `data:`."""
+_SIDES = ("image", "text", "query", "document")
+"""Columns that a tower encodes; negatives are documents."""
 _VIEWS = {"image_text": 1}
 """Views of an image that it takes."""
 
@@ -80,10 +82,9 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
         self._check_columns()
-        assert self.data.image is not None
-        size, patch = self.data.image.size, self.model.image.patch
-        if size % patch:
-            raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
+        sides = [name for name in _COLUMNS[self.objective.kind] if name in _SIDES]
+        check_towers(self.model, sides, self.objective.kind)
+        check_inputs(self.model, self.data)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")

@@ -13,7 +13,7 @@ from jobspecs.job import JobSpec
 from workers.data.decode import DecodeError, decode_views
 from workers.data.find_shards import Folders, find_shards
 from workers.data.shards import Sample, extensions, read_unindexed
-from workers.models.two_tower import build
+from workers.models.build import build
 from workers.run import RunDirectory
 from workers.run_inputs import load_tokenizers
 from workers.storage import Storage
@@ -42,9 +42,10 @@ class Encoder:
         self.image = spec.data.image
         self.text = spec.data.text
         self.storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
-        self._tokenizer = load_tokenizers(self.storage, run, spec.data)["text"]
+        tokenizers = load_tokenizers(self.storage, run, spec.data)
+        self._tokenizer = tokenizers["text"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build(spec.model, spec.data, spec.objective, spec.seed, self._tokenizer)
+        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
         self.manifest = load_model(self.storage, checkpoint, model)
         self._model = model.eval().to(self._device)
 
@@ -53,7 +54,7 @@ class Encoder:
         """(n, d), L2-normalised."""
         tokens = np.stack([self._tokenizer.encode(text, self.text.context_length) for text in texts])
         parts = [
-            self._model.encode_text(torch.from_numpy(tokens[start : start + batch]).to(self._device))
+            self._model.embed("text", {"tokens": torch.from_numpy(tokens[start : start + batch]).to(self._device)})
             for start in range(0, len(tokens), batch)
         ]
         return torch.cat(parts).float().cpu().numpy()
@@ -90,7 +91,7 @@ class Encoder:
         return EncodedImages(joined.float().cpu().numpy(), column_of_image, skipped)
 
     def _encode(self, images: list[NDArray[np.uint8]]) -> torch.Tensor:
-        return self._model.encode_image(torch.from_numpy(np.stack(images)).to(self._device))
+        return self._model.embed("image", {"pixels": torch.from_numpy(np.stack(images)).to(self._device)})
 
     def _samples(self, urls: list[str], columns: tuple[tuple[str, ...], ...]) -> Iterator[Sample]:
         for shard in find_shards(urls, Folders(self.storage)):

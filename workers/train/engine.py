@@ -90,7 +90,7 @@ class Engine:
         module: nn.Module = self._engine.module
         return module
 
-    def __call__(self, *inputs: Tensor | None) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         """The model's forward pass."""
         return self._engine(*inputs)
 

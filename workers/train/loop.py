@@ -22,7 +22,7 @@ from workers.data.order import rows_per_rank
 from workers.data.shards import FAULTS
 from workers.losses.gather import all_reduce_sum, global_mean
 from workers.losses.infonce import infonce
-from workers.models.two_tower import Features, build
+from workers.models.build import build
 from workers.run import RunDirectory, RunPlan
 from workers.run_inputs import load_indexes, load_tokenizers
 from workers.storage import Storage
@@ -84,7 +84,7 @@ def train(task: TrainTask) -> Outcome:
     watch = StopWatch(storage, run.stop)
     # One rank looks; the others learn of it with the batch.
     with loader, watch if rank == 0 else contextlib.nullcontext():
-        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers["text"])
+        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
         engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
@@ -151,9 +151,10 @@ def _update(engine: Engine, batch: RankBatch, rate: float, device: torch.device)
     valid = torch.from_numpy(batch.rows.valid).to(device)
     color = batch.rows.columns.get("color")
     # The colours' parameters stay on the CPU: change_colors knows then, without waiting, which views they change.
-    features: Features = engine(pixels, tokens, None if color is None else torch.from_numpy(color[:, 0]))
-    loss = infonce(features.image, features.text, features.logit_scale, valid)
-    scale = float(features.logit_scale.detach())
+    views = {"pixels": pixels} | ({} if color is None else {"color": torch.from_numpy(color[:, 0])})
+    logit_scale = engine.module.get_submodule("logit_scale")()
+    loss = infonce(engine("image", views), engine("text", {"tokens": tokens}), logit_scale, valid)
+    scale = float(logit_scale.detach())
     grad_norm = engine.update(loss, rate)
     return float(global_mean(loss)), scale, grad_norm
 
