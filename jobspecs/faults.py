@@ -191,8 +191,8 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [member for member in get_args(annotation) if member is not NoneType]
-    return [] if annotation is None else [annotation]
+        return [member for argument in get_args(annotation) for member in _members(argument)]
+    return [] if annotation in (None, NoneType) else [annotation]
 
 
 def _is_section(annotation: Any) -> bool:

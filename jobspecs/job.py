@@ -20,7 +20,7 @@ from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation, check_columns
-from jobspecs.model import Model
+from jobspecs.model import Model, check_inputs, check_towers
 from jobspecs.objective import Objective
 from jobspecs.retry import Retry
 from jobspecs.storage import StorageSpec
@@ -62,7 +62,7 @@ _VIEWS = {"image_text": 1, "two_view": 2}
 class JobSpec(Section):
     """A contrastive training job: the same experiment on any cluster."""
 
-    apiVersion: Literal["tandem/v1"]  # noqa: N815 - the name that Kubernetes users know
+    apiVersion: Literal["tandem/v1"]
     """Version of this language."""
     name: Name
     """Names the run directory, `<storage.root>/<name>`."""
@@ -92,10 +92,8 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
         self._check_columns()
-        assert self.data.image is not None
-        size, patch = self.data.image.size, self.model.image.patch
-        if size % patch:
-            raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
+        check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
+        check_inputs(self.model, self.data)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")

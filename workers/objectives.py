@@ -34,6 +34,8 @@ class Contrast:
     """The side whose features go to all ranks."""
     resident: str
     """The side whose features stay; the travelling one where one tower's views are contrasted."""
+    trained: frozenset[str]
+    """Sides whose tower is trained; one at least."""
     inputs: dict[str, int]
     """Inputs of each side that belong to a row: 1, 2 views, or a document and its negatives."""
     kinds: tuple[str, ...]
@@ -69,7 +71,8 @@ def contrast_of(objective: Objective, data: Data, trained: Callable[[str], bool]
     """The contrast of a spec's objective; `trained(side)` is False for a frozen tower, which had better travel: its
     features need no way back."""
     kinds: dict[type, Callable[..., Contrast]] = {ImageText: _image_text, TwoView: _two_view, TextText: _text_text}
-    return kinds[type(objective)](objective, data, trained)
+    contrast = kinds[type(objective)](objective, data, trained)
+    return replace(contrast, trained=frozenset(filter(trained, contrast.inputs)))
 
 
 def _image_text(objective: ImageText, data: Data, trained: Callable[[str], bool]) -> Contrast:
@@ -84,6 +87,7 @@ def _image_text(objective: ImageText, data: Data, trained: Callable[[str], bool]
     return Contrast(
         travelling=travelling,
         resident=resident,
+        trained=frozenset(),
         inputs={"image": 1, "text": 1},
         kinds=("text", "image"),
         equal=tuple(objective.false_negatives.equal),
@@ -99,6 +103,7 @@ def _two_view(objective: TwoView, data: Data, trained: Callable[[str], bool]) ->
     return Contrast(
         travelling="image",
         resident="image",
+        trained=frozenset(),
         inputs={"image": 2},
         kinds=("image",),
         equal=tuple(objective.false_negatives.equal),
@@ -121,6 +126,7 @@ def _text_text(objective: TextText, data: Data, trained: Callable[[str], bool]) 
     return Contrast(
         travelling="query",
         resident="document",
+        trained=frozenset(),
         inputs={"query": 1, "document": 1 + (data.negatives.count if data.negatives is not None else 0)},
         kinds=("query", "document"),
         equal=tuple(objective.false_negatives.equal),

@@ -31,9 +31,8 @@ data:
   text: {column: txt, tokenizer: {kind: bytes}, context_length: 48}
 
 model:
-  kind: clip
-  image: {width: 96, layers: 4, heads: 4, patch: 8}
-  text: {width: 96, layers: 3, heads: 4}
+  image: {kind: transformer, width: 96, layers: 4, heads: 4, patch: 8}
+  text: {kind: transformer, width: 96, layers: 3, heads: 4}
   embedding_dim: 64
 
 training:
@@ -74,6 +73,8 @@ MORE = (
     "data.text={column: json, field: captions, tokenizer: {kind: bpe}}",
     "data.query.tokenizer={kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}",
     "data.document={}",
+    "model.query={kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}",
+    "model.document={kind: preset, name: BERT-base}",
     "data.negatives={}",
     "data.weight={field: quality}",
     "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",

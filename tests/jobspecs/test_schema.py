@@ -25,7 +25,7 @@ from jobspecs.load import loads
 Wrong = Callable[..., list[str]]
 Path = tuple[str | int, ...]
 MARK = "MARKED"
-SECTIONS = 42
+SECTIONS = 48
 """Mappings in the spec in full."""
 STYLES: dict[str, Callable[[Any], str]] = {
     "block": lambda spec: yaml.safe_dump(spec, sort_keys=False, width=1000),
@@ -67,6 +67,7 @@ def dotted(path: Path) -> str:
 OPTIONAL = re.compile(
     r"data\.(image|text|query|document|negatives|weight)|data\.sources\.\d\.(weight|index)"
     r"|data\.sources\.\d\.filters\.\d\.(at_least|at_most|one_of)|data\.image\.color|data\.loader\.cache"
+    r"|model\.(image|text|query|document)|model\.\w+\.revision"
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
 )
 """Fields that may be null, though they aren't in the spec in full."""
@@ -106,7 +107,9 @@ def test_a_wrong_type_is_found_at_its_line(wrong: Wrong, full: dict[str, Any], s
     batches: dict[object, list[tuple[Path, Any]]] = {}
     for path, value in nodes(full):
         if path:
-            hides = path[-1] == "kind" and (path[0] == "evaluations" or path[-2] in ("tokenizer", "optimizer", "schedule"))
+            hides = path[-1] == "kind" and (
+                path[0] in ("evaluations", "model") or path[-2] in ("tokenizer", "optimizer", "schedule")
+            )
             batches.setdefault((len(path), hides), []).append((path, value))
     for batch, turn in itertools.product(batches.values(), range(6)):
         marked: Any = full
@@ -159,9 +162,12 @@ REQUIRED = {
     "data.document.tokenizer": ["kind"],
     "data.weight": ["field"],
     "data.loader.cache": ["folder", "max_size"],
-    "model": ["kind", "image", "text", "embedding_dim"],
-    "model.image": ["width", "layers", "heads", "patch"],
-    "model.text": ["width", "layers", "heads"],
+    # Queries and documents have towers of their own.
+    "model": ["image", "text", "embedding_dim"],
+    "model.image": ["kind", "width", "layers", "heads", "patch"],
+    "model.text": ["kind", "width", "layers", "heads"],
+    "model.query": ["kind", "name"],
+    "model.document": ["kind", "name"],
     "training": ["global_batch", "optimizer"],
     "training.optimizer": ["kind", "learning_rate"],
     "training.schedule": ["kind"],
@@ -188,7 +194,11 @@ def test_a_missing_key_is_found_at_its_section(wrong: Wrong, full: dict[str, Any
         for key in section:
             faults = wrong(as_text(replaced(full, path, {k: v for k, v in section.items() if k != key})))
             where = dotted((*path, key))
-            if faults and where not in ("training.steps", "data.text.column"):  # rules of their own say so
+            if faults and where not in (
+                "training.steps",
+                "data.text.column",
+                "data.query.tokenizer",
+            ):  # rules of their own say so
                 assert len(faults) == 1
                 assert faults[0].startswith(f"job.yaml:{line} ({where}): {key!r} is missing"), faults
                 assert "\n    " in faults[0], "a remedy"
@@ -227,7 +237,7 @@ def test_the_defaults_are_valid(full: dict[str, Any]) -> None:
 def test_every_field_is_described() -> None:
     schema = JobSpec.model_json_schema()
     sections = {"JobSpec": schema, **schema["$defs"]}
-    del sections["JsonValue"]
+    assert sections.pop("JsonValue") == {}, "any value, of an architecture's settings"
     bare = [
         f"{title}.{name}"
         for title, section in sections.items()

@@ -37,9 +37,8 @@ data:
   lanes: 4
   max_bad_fraction: 0.1
 model:
-  kind: clip
-  image: {width: 32, layers: 1, heads: 2, patch: 8}
-  text: {width: 32, layers: 1, heads: 2}
+  image: {kind: transformer, width: 32, layers: 1, heads: 2, patch: 8}
+  text: {kind: transformer, width: 32, layers: 1, heads: 2}
   embedding_dim: 16
 training:
   global_batch: 8

@@ -20,7 +20,8 @@ from workers.data.decode import DecodeError, decode_views
 from workers.data.find_shards import Folders, find_shards
 from workers.data.shards import Sample, extensions, read_unindexed
 from workers.data.tokenize import Tokenizer
-from workers.evaluate.model import EncodingModel, build_model
+from workers.models.build import build
+from workers.models.model import ContrastiveModel
 from workers.run import RunDirectory
 from workers.run_inputs import load_tokenizers
 from workers.storage import Storage
@@ -55,7 +56,7 @@ class Members:
 class Encoder:
     """A model, ready to encode; fp32, on a GPU where there is one."""
 
-    def __init__(self, data: Data, storage: Storage, tokenizers: dict[str, Tokenizer], model: EncodingModel) -> None:
+    def __init__(self, data: Data, storage: Storage, tokenizers: dict[str, Tokenizer], model: ContrastiveModel) -> None:
         """`tokenizers`: one for each text column, by its name."""
         self.data = data
         self.storage = storage
@@ -71,8 +72,8 @@ class Encoder:
         """
         storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
         tokenizers = load_tokenizers(storage, run, spec.data)
-        module, model = build_model(spec, tokenizers)
-        load_model(storage, checkpoint, module)
+        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
+        load_model(storage, checkpoint, model)
         return cls(spec.data, storage, tokenizers, model)
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ Letters: m rows a rank, d width, A resident and G travelling features, C travell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -139,8 +139,8 @@ class ContrastiveStep:
         resident = features[contrast.resident]
         if contrast.symmetric:  # as the other ranks see them
             resident = G[pairs.own].view_as(resident)
-        resident = resident.clone().requires_grad_(self._trained(contrast.resident))
-        G.requires_grad_(self._trained(contrast.travelling) and not contrast.symmetric)
+        resident = resident.clone().requires_grad_(contrast.resident in contrast.trained)
+        G.requires_grad_(contrast.travelling in contrast.trained and not contrast.symmetric)
         of_model = self._engine(SCALARS)
         scalars = of_model.detach().clone().requires_grad_(of_model.requires_grad)
         scale, bias = scalars[0], scalars[1] if len(scalars) > 1 else None
@@ -160,15 +160,11 @@ class ContrastiveStep:
                 self._backpropagate(encoded.pop(contrast.travelling), grad, step)
         return _Accumulated(loss.detach(), hits, scale.detach(), features)
 
-    def _trained(self, side: str) -> bool:
-        trained: bool = self._engine.module.trained(side)
-        return trained
-
     def _encode(self, inputs: Inputs, step: int, *, keep: bool) -> _Encoded:
         """Encodes a micro-batch, the same way each time; `keep` its graph where its tower is trained."""
         # Keyed dropout needs no generator; layers of other makers that draw in their own way come out alike again.
         torch.manual_seed(hash64(self._seed, "layers", step, rank(), inputs.number))
-        keep = keep and self._trained(inputs.side)
+        keep = keep and inputs.side in self._contrast.trained
         with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
             features = self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid)
         return _Encoded(inputs, features)

@@ -238,9 +238,8 @@ data:
   image: {column: jpg, size: 224}
   text: {column: txt, tokenizer: {kind: bytes}, context_length: 77}
 model:
-  kind: clip
-  image: {width: 96, layers: 3, heads: 4, patch: 16}
-  text: {width: 64, layers: 2, heads: 4}
+  image: {kind: transformer, width: 96, layers: 3, heads: 4, patch: 16}
+  text: {kind: transformer, width: 64, layers: 2, heads: 4}
   embedding_dim: 64
 training:
   global_batch: 32768

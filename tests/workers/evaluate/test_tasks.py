@@ -30,7 +30,7 @@ from workers.evaluate.linear_probe import linear_probe
 from workers.evaluate.result import Result
 from workers.evaluate.retrieval import retrieval
 from workers.evaluate.zero_shot import class_embeddings, zero_shot
-from workers.models.two_tower import build
+from workers.models.build import build
 from workers.run import RunDirectory
 from workers.storage import Storage
 from workers.train.checkpoint import CheckpointError, File, Manifest
@@ -75,7 +75,7 @@ def world() -> Iterator[World]:
         samples[7], samples[20] = broken(samples[7]), broken(samples[20])
         write_shards(folder / "data", samples, shards=2)
         spec = loads(SPEC % (folder / "data"))
-        model = build(spec.model, spec.data, spec.objective, 123, byte_tokenizer())
+        model = build(spec.model, spec.data, spec.objective, 123, {"text": byte_tokenizer()})
         run = RunDirectory(f"file://{folder}/run")
         write_tokenizers(run, Storage(spec.storage.s3))
         uri = write_checkpoint(folder / "checkpoint", model.state_dict())
@@ -110,11 +110,11 @@ def test_kinds_are_those_of_the_spec() -> None:
 
 def test_encoder_encodes_what_the_checkpoint_holds(world: World) -> None:
     """The spec's seed is 0, the checkpoint's weights are of another."""
-    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, byte_tokenizer()).eval()
+    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, {"text": byte_tokenizer()}).eval()
     texts = ["one", "", "a text that is longer than what the tower can take in, by far and away"]
     tokens = torch.from_numpy(np.stack([byte_tokenizer().encode(text, 48) for text in texts]))
     with torch.inference_mode():
-        expected = model.encode_text(tokens).numpy()
+        expected = model.embed("text", {"tokens": tokens}).numpy()
     np.testing.assert_allclose(world.encoder.texts(texts, batch=2), expected, atol=1e-6)
 
 

@@ -146,7 +146,11 @@ def own_rows(job: Job, step: int) -> Rows:
 def training(stage: int, precision: str = "fp32", micro_batch: Any = None) -> Training:
     fields: dict[str, Any] = {"zero_stage": stage, "precision": precision, "micro_batch": micro_batch}
     return Training(
-        global_batch=BATCH, steps=100, optimizer=AdamW(learning_rate=RATE, weight_decay=0.1), max_grad_norm=1.0, **fields
+        global_batch=BATCH,
+        steps=100,
+        optimizer=AdamW(learning_rate=RATE, weight_decay=0.1),
+        max_grad_norm=1.0,
+        **fields,
     )
 
 
@@ -221,6 +225,9 @@ def plain_loss(job: Job, contrast: Contrast, model: Small, step: int, seed: int)
         columns = {"image": "image_key", "text": "text", "query": "query", "document": "document"}
         return any(np.array_equal(rows.columns[columns[kind]][i], rows.columns[columns[kind]][j]) for kind in equal)
 
+    def is_document(i: int, tokens: Any) -> bool:
+        return "document" in equal and np.array_equal(tokens, rows.columns["document"][i])
+
     # Each query: its weight, its positive's cosine, its negatives' cosines.
     queries: list[tuple[float, Tensor, list[Tensor]]] = []
     if job.kind == "image_text":
@@ -247,7 +254,9 @@ def plain_loss(job: Job, contrast: Contrast, model: Small, step: int, seed: int)
                 for k in range(NEGATIVES)
                 for j in n
                 if rows.columns["negatives_valid"][j, k]
-                and not ("document" in equal and np.array_equal(rows.columns["negatives"][j, k], rows.columns["document"][i]))
+                and not (
+                    "document" in equal and np.array_equal(rows.columns["negatives"][j, k], rows.columns["document"][i])
+                )
             ]
             queries.append((weights[i], asked[i] @ documents[i], negatives))
     loss, hits = scale.new_zeros(()), 0.0

@@ -21,7 +21,9 @@ from workers.train.micro_batch import TRIES, MicroBatch
 
 JOBS = [
     Job("CLIP", "image_text"),
-    Job("CLIP, equal contents, weights", "image_text", {"false_negatives": {"equal": ["image", "text"]}}, weighted=True),
+    Job(
+        "CLIP, equal contents, weights", "image_text", {"false_negatives": {"equal": ["image", "text"]}}, weighted=True
+    ),
     Job("SigLIP", "image_text", {"loss": {"kind": "siglip"}, "false_negatives": {"equal": ["text"]}}),
     Job("LiT: a frozen image tower", "image_text", frozen=("image",)),
     Job("a frozen text tower", "image_text", frozen=("text",)),
