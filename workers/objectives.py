@@ -1,8 +1,8 @@
 """What an objective of a spec comes down to: which side of a pair stays and which travels, and the loss between them.
 
 A *side* is what a tower encodes: `image`, `text`, `query`, `document`. The travelling side is encoded first, so
-that its gather runs while the resident side is encoded. Called by the training step; a new objective is a section
-in jobspecs/objective.py and a function here.
+that its gather runs while the resident side is encoded. The training step and the plan read it, so there is no torch
+here; a new objective is a section in jobspecs/objective.py and a function here.
 """
 
 from __future__ import annotations
@@ -10,20 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from jobspecs.data import Data
 from jobspecs.objective import ImageText, Objective, SigLip, TextText, TwoView
-from workers.losses.contrast import contrast
-from workers.losses.matryoshka import Prefixes, over_prefixes
-from workers.losses.ntxent import NTXENT
-from workers.losses.pairs import Pairs
-from workers.losses.queries import Rule
-from workers.losses.siglip import sigmoid_contrast
-
-WIRE = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Types of features on the wire; None leaves them as they are."""
+from workers.losses.rule import NTXENT, Prefixes, Rule
 
 
 @dataclass(frozen=True)
@@ -46,25 +35,13 @@ class Contrast:
     """Directions and options of InfoNCE; of a sigmoid loss, only the margin counts."""
     sigmoid: bool
     prefixes: Prefixes | None
-    wire: torch.dtype | None
+    wire: str
+    """Type of features between ranks: fp32, fp16 or bf16."""
 
     @property
     def symmetric(self) -> bool:
         """Whether both sides are the same rows."""
         return self.resident == self.travelling
-
-    def loss(
-        self, A: Tensor, G: Tensor, scale: Tensor, bias: Tensor | None, pairs: Pairs, *, measure: bool
-    ) -> tuple[Tensor, Tensor]:
-        """This rank's part of the loss, and of the accuracy; see `contrast`. A: (R, d), G: (C, d)."""
-
-        def between(A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
-            if self.sigmoid:
-                assert bias is not None
-                return sigmoid_contrast(A, G, scale, bias, pairs, self.rule.margin, measure=measure)
-            return contrast(A, G, scale, pairs, self.rule, measure=measure)
-
-        return over_prefixes(between, A, G, self.prefixes)
 
 
 def contrast_of(objective: Objective, data: Data, trained: Callable[[str], bool]) -> Contrast:
@@ -94,7 +71,7 @@ def _image_text(objective: ImageText, data: Data, trained: Callable[[str], bool]
         rule=rule,
         sigmoid=isinstance(loss, SigLip),
         prefixes=_prefixes(objective),
-        wire=WIRE[objective.wire_dtype],
+        wire=objective.wire_dtype,
     )
 
 
@@ -115,7 +92,7 @@ def _two_view(objective: TwoView, data: Data, trained: Callable[[str], bool]) ->
         ),
         sigmoid=False,
         prefixes=_prefixes(objective),
-        wire=WIRE[objective.wire_dtype],
+        wire=objective.wire_dtype,
     )
 
 
@@ -133,7 +110,7 @@ def _text_text(objective: TextText, data: Data, trained: Callable[[str], bool]) 
         rule=_with_options(rule, loss.label_smoothing, loss.hardness, of_documents),
         sigmoid=False,
         prefixes=_prefixes(objective),
-        wire=WIRE[objective.wire_dtype],
+        wire=objective.wire_dtype,
     )
 
 

@@ -30,7 +30,8 @@ from torch.autograd import Function
 
 from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_sum, global_mean, world_size
 from workers.losses.pairs import Pairs
-from workers.losses.queries import NEVER, Gradient, Queries, Rule, beats
+from workers.losses.queries import NEVER, Gradient, Queries, beats
+from workers.losses.rule import Rule
 from workers.losses.tiles import Tile, partners, positive_rows, tiles
 
 PLAIN_LOGIT = 70.0

@@ -22,9 +22,10 @@ from torch.autograd import Function
 
 from workers.losses.gather import all_gather_rows, gather_features, global_mean, world_size
 from workers.losses.infonce import typical_gradient
-from workers.losses.matryoshka import Prefixes, over_prefixes
+from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
 from workers.losses.queries import NEVER, beats
+from workers.losses.rule import Prefixes
 from workers.losses.tiles import positive_rows, tiles
 
 

@@ -24,15 +24,21 @@ from torch import Tensor
 
 from workers.data.keyed import hash64
 from workers.data.rows import Rows
+from workers.losses.contrast import contrast as info_nce
 from workers.losses.gather import global_mean, rank, start_feature_gather, start_gradient_scatter
 from workers.losses.infonce import typical_gradient
 from workers.losses.logit_scale import SCALARS
+from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs
+from workers.losses.siglip import sigmoid_contrast
 from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine
 from workers.train.micro_batch import MicroBatch
 from workers.train.sides import Inputs, Side, pairs_of, resident_rows, sides_of
+
+WIRE = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of features on the wire; None leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +137,9 @@ class ContrastiveStep:
                 joined = torch.cat([one.features.detach() for one in encoded[name]])
                 features[name] = joined.view(*sides[name].keys.shape, -1)
                 if gathering is None and not micro_batch.trying:
-                    gathering = start_feature_gather(features[name].flatten(0, 1), contrast.wire)
+                    gathering = start_feature_gather(features[name].flatten(0, 1), WIRE[contrast.wire])
         if gathering is None:  # while it is tried, all agree first that none is out of memory
-            gathering = start_feature_gather(features[contrast.travelling].flatten(0, 1), contrast.wire)
+            gathering = start_feature_gather(features[contrast.travelling].flatten(0, 1), WIRE[contrast.wire])
 
         G = gathering.wait()
         resident = features[contrast.resident]
@@ -144,12 +150,12 @@ class ContrastiveStep:
         of_model = self._engine(SCALARS)
         scalars = of_model.detach().clone().requires_grad_(of_model.requires_grad)
         scale, bias = scalars[0], scalars[1] if len(scalars) > 1 else None
-        loss, hits = contrast.loss(resident_rows(resident, contrast), G, scale, bias, pairs, measure=measure)
+        loss, hits = _loss(contrast, resident_rows(resident, contrast), G, scale, bias, pairs, measure=measure)
         loss.backward()  # type: ignore[no-untyped-call]
 
         scattering = None
         if G.grad is not None:
-            scattering = start_gradient_scatter(G.grad, contrast.wire, typical_gradient(scale, pairs))
+            scattering = start_gradient_scatter(G.grad, WIRE[contrast.wire], typical_gradient(scale, pairs))
         with self._engine.accumulation(), self._agreement():
             if scalars.grad is not None:
                 self._engine.backward((of_model * scalars.grad).sum())
@@ -194,3 +200,17 @@ class ContrastiveStep:
             error = caught
         if self._micro_batch.agree(error is not None):
             raise _OutOfMemoryError from error
+
+
+def _loss(
+    contrast: Contrast, A: Tensor, G: Tensor, scale: Tensor, bias: Tensor | None, pairs: Pairs, *, measure: bool
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of the loss, and of the accuracy; see `losses.contrast`. A: (R, d), G: (C, d)."""
+
+    def between(A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+        if contrast.sigmoid:
+            assert bias is not None
+            return sigmoid_contrast(A, G, scale, bias, pairs, contrast.rule.margin, measure=measure)
+        return info_nce(A, G, scale, pairs, contrast.rule, measure=measure)
+
+    return over_prefixes(between, A, G, contrast.prefixes)
