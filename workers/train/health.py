@@ -128,8 +128,8 @@ class Watch:
         """Looks at step `step`, which is the same on all ranks; `excused` where fp16's loss scale is to blame for a
         gradient that is not finite. Raises DivergedError."""
         logit_scale = done.logit_scale
-        for value, what in ((done.loss, "loss"), (done.grad_norm, "gradient's norm")):
-            if not math.isfinite(value) and not (excused and value is done.grad_norm):
+        for value, what, ends_it in ((done.loss, "loss", True), (done.grad_norm, "gradient's norm", not excused)):
+            if ends_it and not math.isfinite(value):
                 raise DivergedError(
                     f"the {what} of step {step} is {value}. Lower training.optimizer.learning_rate, "
                     "warm up longer, or lower objective.logit_scale.max."
