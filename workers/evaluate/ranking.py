@@ -84,8 +84,8 @@ def expected_ndcg(scores: NDArray[np.floating], positive: NDArray[np.bool_], k: 
         above, level = (ahead > ROUNDING).sum(1), (np.abs(ahead) <= ROUNDING).sum(1)
         np.add.at(gains, of, (D[np.minimum(above + level, k)] - D[np.minimum(above, k)]) / level)
     # Ties by rounding aren't transitive: without the minimum it could be 1 and a little.
-    of_best: NDArray[np.float64] = np.minimum(gains / D[np.minimum(positive.sum(1), k)], 1.0)
-    return of_best
+    shares: NDArray[np.float64] = np.minimum(gains / D[np.minimum(positive.sum(1), k)], 1.0)
+    return shares
 
 
 def chance_of_hit(positives: NDArray[np.int64], candidates: int, k: int) -> float:
