@@ -236,7 +236,7 @@ def test_what_a_checkpoint_can_not_be_is_refused(tmp_path: Path) -> None:
     given = {"kind": "pretrained", "name": str(tmp_path)}
     with pytest.raises(UsageError, match=f"knows {tokenizer.vocabulary} tokens, the tokenizer of data.text has 259"):
         model_of("text", given)
-    with pytest.raises(UsageError, match="context_length: 13 tokens a text, and .* has 12 positions"):
+    with pytest.raises(UsageError, match=r"context_length: 13 tokens a text, and .* has 12 positions"):
         model_of("text", given, tokenizer, context=13)
     with pytest.raises(UsageError, match=r"lacks weights that the tower needs: pooler\.dense\.bias.* than own"):
         model_of("text", given | {"pooling": "own"}, tokenizer)
@@ -245,8 +245,21 @@ def test_what_a_checkpoint_can_not_be_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     torch.save(transformers.BertModel(config).state_dict(), tmp_path / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UsageError, match="can't be loaded .* They must be in safetensors"):
+    with pytest.raises(UsageError, match=r"can't be loaded .* They must be in safetensors"):
         model_of("text", given, tokenizer)
     clip = {"kind": "pretrained", "name": str(clip_folder(tmp_path / "clip", 300))}
-    with pytest.raises(UsageError, match="embedding_dim: 16, and the projection .* has the width 24"):
+    with pytest.raises(UsageError, match=r"embedding_dim: 16, and the projection .* has the width 24"):
         model_of("image", clip, dim=16)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of dynamo's own looking
+def test_a_compiled_tower_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.nn.Module.compile
+    # The graph is captured as for any backend; generating code for it is PyTorch's own affair, and takes minutes.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled(module, backend="eager"))
+    given = section("bert", dropout=0.1)
+    plain, fast = (model_of("text", given, compile=on) for on in (False, True))
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    expected, found = (gradients(model, "text", inputs_of("text")) for model in (plain, fast))
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient)

@@ -65,7 +65,7 @@ def test_it_is_torchs_layer_over_the_valid_rows(world_size: int) -> None:
     pixels, weight = batch()
     expected = steps(network(), pixels[VALID], weight[VALID])
     ranks = [on_a_rank(1)] if world_size == 1 else run_ranks(on_a_rank, world_size, world_size)
-    close = dict(rtol=1e-9, atol=1e-9)
+    close = {"rtol": 1e-9, "atol": 1e-9}
     for name in ("outputs", "pixels", "eval"):
         joined = torch.cat([found[name] for found in ranks])
         torch.testing.assert_close(joined[VALID], expected[name], **close)
