@@ -165,13 +165,14 @@ def _checkpoint(tower: ImagePretrained | TextPretrained, place: str, modality: s
     import transformers
 
     path = os.path.expanduser(tower.name)
-    folder = path if os.path.isdir(path) else tower.name
-    if folder == path and tower.revision is not None:
+    is_folder = os.path.isdir(path)
+    folder = path if is_folder else tower.name
+    if is_folder and tower.revision is not None:
         raise UsageError(
             f"{place}.revision: {tower.name} is a folder, and folders have no revision {tower.revision!r}. Leave "
             "`revision` out, or move the folder if the name on the hub is meant"
         )
-    if folder != path and (tower.name.startswith((".", "/", "~")) or tower.name.count("/") > 1):
+    if not is_folder and (tower.name.startswith((".", "/", "~")) or tower.name.count("/") > 1):
         raise UsageError(f"{place}.name: there is no folder {tower.name}. Correct it, or give a name on the hub")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, revision=tower.revision, trust_remote_code=False)

@@ -78,7 +78,7 @@ class GlobalBatchNorm(nn.Module):
     def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         # The running variance is the unbiased one, as in torch.
         unbiased = variance * count / (count - 1).clamp(min=1)
-        momentum = torch.where(count > 0, self.momentum, 0.0)
+        momentum = self.momentum * (count > 0).to(mean.dtype)
         self.running_mean += momentum * (mean - self.running_mean)
         self.running_var += momentum * (unbiased - self.running_var)
 

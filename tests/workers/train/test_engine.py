@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import run_ranks
-from tests.workers.train.tiny import Tiny, Trace, cached, direct, engine, on_engine, plain
+from tests.workers.train.tiny import Tiny, Trace, cached, direct, engine, on_engine, own_rows, plain, whole_model
+from workers.train.deepspeed_config import DeepSpeedConfigurationError
+from workers.train.engine import Engine
 from workers.train.loss_scale import LossScale
 
 STAGES = (0, 1, 2, 3)
