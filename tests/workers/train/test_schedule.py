@@ -14,8 +14,8 @@ def _training(warmup_steps: int, final_fraction: float = 0.0) -> Training:
     return Training(
         global_batch=8,
         steps=100,
-        optimizer=AdamW(learning_rate=2.0),
-        schedule=Cosine(warmup_steps=warmup_steps, final_fraction=final_fraction),
+        optimizer=AdamW(kind="adamw", learning_rate=2.0),
+        schedule=Cosine(kind="cosine", warmup_steps=warmup_steps, final_fraction=final_fraction),
     )
 
 
