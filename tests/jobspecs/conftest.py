@@ -60,12 +60,11 @@ def example() -> str:
 
 
 ON_FEATURES = "data: {urls: [a.tar]}, train: {urls: [b.tar]}"
-MASKS = "objective.false_negatives.margin=0.1"
 PREFIXES = "objective.matryoshka={dims: [16, 8], weights: [1, 0.5]}"
 PRETRAINED = "{kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}"
 FULL = {
     "image_text": (
-        MASKS,
+        "objective.false_negatives={margin: 0.1, equal: [text]}",
         PREFIXES,
         """data.sources=
           - {name: digits, urls: ["data/digits/train/{00000..00003}.tar"], weight: 3}
@@ -91,7 +90,7 @@ FULL = {
           - {{kind: linear_probe, name: probe, {ON_FEATURES}}}""",
     ),
     "sigmoid": (
-        MASKS,
+        "objective.false_negatives={margin: 0.1, equal: [image]}",
         PREFIXES,
         "objective.loss={kind: siglip}",
         f"data.text.tokenizer={PRETRAINED}",
@@ -103,7 +102,7 @@ FULL = {
     "two_view": (
         "objective.kind=two_view",
         "objective.loss={kind: ntxent}",
-        MASKS,
+        "objective.false_negatives={margin: 0.1, equal: [image]}",
         "data.image.views=2",
         "data.text=",
         "model.image={kind: preset, name: ViT-B/32}",
@@ -113,7 +112,7 @@ FULL = {
     ),
     "text_text": (
         "objective.kind=text_text",
-        MASKS,
+        "objective.false_negatives={margin: 0.1, equal: [query]}",
         "data.image=",
         "data.text=",
         "data.query={}",
@@ -126,7 +125,7 @@ FULL = {
         "evaluations=[]",
     ),
     "frozen": (
-        MASKS,
+        "objective.false_negatives={margin: 0.1, equal: [text]}",
         "model.image={kind: config, architecture: vit, settings: {hidden_size: 96}}",
         "model.text.frozen=true",
         "evaluations=[]",
