@@ -128,8 +128,6 @@ class Data(Section):
                 f"'weight' is missing, and sources.{weighted.index(True)} has one",
                 "Give one to all sources or to none.",
             )
-        if self.negatives is not None and self.document is None:
-            raise misplaced("document", "'document' is missing", "Negatives are tokenized as it says.")
         return self
 
     @property

@@ -21,7 +21,7 @@ from jobspecs.data import Data
 from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.model import Model, check_inputs, check_towers
-from jobspecs.objective import Objective
+from jobspecs.objective import Objective, TextInfoNCE
 from jobspecs.retry import Retry
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
@@ -50,11 +50,10 @@ NOT_THE_EXPERIMENT = (
 )
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
 
-
 _COLUMNS = {"image_text": ("image", "text"), "two_view": ("image",), "text_text": ("query", "document")}
 """Columns of a sample that an objective contrasts: sections of `data:`."""
 _OPTIONAL = {"text_text": ("negatives",)}
-"""Columns that it can do without."""
+"""Columns that it takes and can do without."""
 _VIEWS = {"image_text": 1, "two_view": 2}
 """Views of an image that it takes."""
 
@@ -63,7 +62,7 @@ class JobSpec(Section):
     """A contrastive training job: the same experiment on any cluster."""
 
     apiVersion: Literal["tandem/v1"]
-    """Version of this language."""
+    """Version of this language: `tandem/v1`."""
     name: Name
     """Names the run directory, `<storage.root>/<name>`."""
     seed: NonNegativeInt = 0
@@ -92,6 +91,7 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
         self._check_columns()
+        self._check_objective()
         check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
         check_inputs(self.model, self.data)
         batch, lanes = self.training.global_batch, self.data.lanes
@@ -117,8 +117,8 @@ class JobSpec(Section):
         wanted, optional = _COLUMNS[kind], _OPTIONAL.get(kind, ())
         for name in wanted:
             if getattr(self.data, name) is None:
-                description = Data.model_fields[name].description
-                raise misplaced(f"data.{name}", f"{name!r} is missing", f"{description} Objective {kind} needs it.")
+                remedy = f"{Data.model_fields[name].description} Objective {kind} needs it."
+                raise misplaced(f"data.{name}", f"{name!r} is missing", " ".join(remedy.split()))
         for name in ("image", "text", "query", "document", "negatives"):
             if name not in (*wanted, *optional) and getattr(self.data, name) is not None:
                 contrasts = f"It contrasts {' and '.join(wanted)}."
@@ -126,6 +126,15 @@ class JobSpec(Section):
         if self.data.image is not None and self.data.image.views != _VIEWS[kind]:
             count = f"{_VIEWS[kind]} view{'s' if _VIEWS[kind] > 1 else ''}"
             raise misplaced("data.image.views", f"objective {kind} takes {count}, not {self.data.image.views}")
+
+    def _check_objective(self) -> None:
+        loss = self.objective.loss
+        if isinstance(loss, TextInfoNCE) and loss.direction == "document_to_query" and self.data.negatives is not None:
+            raise misplaced(
+                "data.negatives",
+                "negatives are candidates of queries, and objective.loss.direction is document_to_query",
+                "Leave them out, or choose the direction query_to_document or both.",
+            )
         matryoshka, width = self.objective.matryoshka, self.model.embedding_dim
         for number, dim in enumerate(matryoshka.dims if matryoshka is not None else ()):
             if dim >= width:

@@ -157,10 +157,12 @@ ImageTower = Annotated[
     ImageTransformer | ImagePreset | ImageConfig | ImagePretrained,
     Field(discriminator="kind"),
 ]
+"""The sections of an image tower."""
 TextTower = Annotated[
     TextTransformer | TextPreset | TextConfig | TextPretrained,
     Field(discriminator="kind"),
 ]
+"""The sections of a text tower."""
 
 
 class Model(Section):

@@ -14,7 +14,7 @@ _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 class AdamW(Section):
     """AdamW (Loshchilov and Hutter 2019). Norms, biases and the logit scale are not decayed."""
 
-    kind: Literal["adamw"] = "adamw"
+    kind: Literal["adamw"]
     """Which optimizer."""
     learning_rate: PositiveFloat
     """Peak learning rate, reached after the warm-up."""
@@ -43,12 +43,13 @@ class Lamb(Section):
 
 
 Optimizer = Annotated[AdamW | Lamb, Field(discriminator="kind")]
+"""The optimizer sections."""
 
 
 class Cosine(Section):
     """Linear warm-up, then half a cosine down to `final_fraction` of the peak."""
 
-    kind: Literal["cosine"] = "cosine"
+    kind: Literal["cosine"]
     """Which schedule."""
     warmup_steps: NonNegativeInt = 0
     """Steps of the linear warm-up."""
@@ -80,6 +81,7 @@ class Rsqrt(Section):
 
 
 Schedule = Annotated[Cosine | Constant | Rsqrt, Field(discriminator="kind")]
+"""The schedule sections."""
 
 
 class Training(Section):
@@ -108,7 +110,7 @@ class Training(Section):
     """Whether the towers are compiled (torch.compile)."""
     optimizer: Optimizer
     """The optimizer."""
-    schedule: Schedule = Cosine()
+    schedule: Schedule = Cosine(kind="cosine")
     """The learning rate over the steps."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global L2 norm."""

@@ -64,7 +64,7 @@ def test_not_a_mapping(wrong: Wrong, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"])
 def test_an_empty_file_lacks_each_required_section(wrong: Wrong, text: str) -> None:
     assert wrong(text) == [
-        "job.yaml:1 (apiVersion): 'apiVersion' is missing\n    Version of this language.",
+        "job.yaml:1 (apiVersion): 'apiVersion' is missing\n    Version of this language: `tandem/v1`.",
         "job.yaml:1 (name): 'name' is missing\n    Names the run directory, `<storage.root>/<name>`.",
         "job.yaml:1 (objective): 'objective' is missing\n    What is contrasted with what.",
         "job.yaml:1 (data): 'data' is missing\n    Which samples, and how they become tensors.",

@@ -1,4 +1,5 @@
-"""For each field of the language, generated from specs that have them all between them: unknown keys, wrong types and missing keys are found, at their line; and the JSON schema.
+"""For each field of the language, generated from specs that have them all between them: unknown keys, wrong types
+and missing keys are found, at their line; and the JSON schema.
 
 The line that is expected is found by text search for a word put there, not by the parser under test.
 """

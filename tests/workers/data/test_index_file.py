@@ -232,7 +232,7 @@ def test_planning_over_laions_index_takes_500_megabytes(laion: Path, tmp_path: P
 SPEC = """\
 apiVersion: tandem/v1
 name: laion
-objective: {kind: image_text, loss: infonce}
+objective: {kind: image_text}
 data:
   sources: [{name: laion, urls: ["s3://bucket/laion2B-en/{000000..229999}.tar"]}]
   image: {column: jpg, size: 224}

@@ -148,7 +148,7 @@ def training(stage: int, precision: str = "fp32", micro_batch: Any = None) -> Tr
     return Training(
         global_batch=BATCH,
         steps=100,
-        optimizer=AdamW(learning_rate=RATE, weight_decay=0.1),
+        optimizer=AdamW(kind="adamw", learning_rate=RATE, weight_decay=0.1),
         max_grad_norm=1.0,
         **fields,
     )

@@ -11,11 +11,11 @@ from workers.train.schedule import learning_rate
 
 
 def _training(warmup_steps: int, final_fraction: float = 0.0) -> Training:
-    return _with(Cosine(warmup_steps=warmup_steps, final_fraction=final_fraction))
+    return _with(Cosine(kind="cosine", warmup_steps=warmup_steps, final_fraction=final_fraction))
 
 
 def _with(schedule: Schedule) -> Training:
-    return Training(global_batch=8, steps=100, optimizer=AdamW(learning_rate=2.0), schedule=schedule)
+    return Training(global_batch=8, steps=100, optimizer=AdamW(kind="adamw", learning_rate=2.0), schedule=schedule)
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak() -> None:

@@ -60,7 +60,7 @@ def training(
     return Training(
         global_batch=BATCH,
         steps=100,
-        optimizer=optimizer or AdamW(learning_rate=1e-2, weight_decay=0.1),
+        optimizer=optimizer or AdamW(kind="adamw", learning_rate=1e-2, weight_decay=0.1),
         max_grad_norm=max_grad_norm,
         **fields,
     )
