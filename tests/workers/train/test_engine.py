@@ -92,3 +92,210 @@ def test_clipping_is_tested() -> None:
     clipped, free = plain(STEPS, 1.0), plain(STEPS, 1000.0)
     assert 1 < min(clipped.norms + free.norms) < 1000
     assert relative_change_error(clipped, free) > 0.01
+
+
+# --- collectives --------------------------------------------------------------------------------------
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what reaches the process group, by kind of collective."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "c10d":
+            self.calls[function._opname.strip("_")] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Collectives of one step, by where they happened."""
+
+    backward: dict[str, int]
+    """In forward and backward passes, without those of the loss."""
+    reduction: dict[str, int]
+    """When the accumulation ended."""
+    step: dict[str, int]
+
+
+def _surrogate(tiny: Engine, side: str, rows: Tensor) -> None:
+    tiny.backward(tiny(side, rows).sum() + tiny.module.logit_scale())
+
+
+def _count(stage: int, calls: int) -> Counted:
+    tiny = engine(stage)
+    rows = own_rows(1)
+    for _ in range(2):  # the first step is not as the others
+        inside, after, step = Collectives(), Collectives(), Collectives()
+        accumulation = tiny.accumulation()
+        with inside:
+            accumulation.__enter__()
+            for call in range(calls):
+                _surrogate(tiny, ("first", "second")[call % 2], rows["first"][:1])
+        with after:
+            accumulation.__exit__(None, None, None)
+        with step:
+            tiny.step(1e-3)
+    return Counted(dict(inside.calls), dict(after.calls), dict(step.calls))
+
+
+def _count_all() -> dict[tuple[int, int], Counted]:
+    return {(stage, calls): _count(stage, calls) for stage in STAGES for calls in (2, 6)}
+
+
+def test_gradients_are_reduced_once_a_step() -> None:
+    counted, other = run_ranks(_count_all, 2)
+    assert counted == other
+    for stage in STAGES:
+        few, many = counted[stage, 2], counted[stage, 6]
+        assert many.reduction == few.reduction
+        assert many.step == few.step
+        assert sum(few.reduction.values()) == 1, (stage, few)
+        if stage < 3:
+            assert few.backward == many.backward == {}
+        else:  # parameters are gathered where they are used
+            assert few.backward.keys() <= {"allgather_base", "_allgather_base", "allgather"}
+
+
+# --- overflow, interruption ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A step that could not be made."""
+
+    norms: list[float]
+    overflowed: list[bool]
+    scales: list[float]
+    unchanged: bool
+    goes_on: Trace
+
+
+def _broken(tiny: Engine) -> float:
+    """A step whose gradient is not finite, on the last rank alone."""
+    with tiny.accumulation():
+        features = tiny("first", own_rows(0)["first"])
+        last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+        tiny.backward((features * (math.inf if last else 1.0)).sum())
+    return tiny.step(1e-3)
+
+
+def _overflow(stage: int, precision: str) -> Overflow:
+    tiny = engine(stage, precision)
+    if tiny.loss_scale:
+        tiny.loss_scale = LossScale(512.0, 1997)
+    before = whole_model(tiny)
+    norms, overflowed, scales = [], [], []
+    for broken in (True, False, False, False):
+        if broken:
+            norms.append(_broken(tiny))
+            after = whole_model(tiny)
+        else:
+            break
+        overflowed.append(tiny.overflowed)
+        scales.append(tiny.loss_scale.scale if tiny.loss_scale else 1.0)
+    unchanged = all(torch.equal(before[name], after[name]) for name in before)
+    return Overflow(norms, overflowed, scales, unchanged, on_engine(tiny, STEPS))
+
+
+def _overflow_all() -> dict[tuple[int, str], Overflow]:
+    return {(stage, precision): _overflow(stage, precision) for stage in STAGES for precision in ("fp32", "fp16")}
+
+
+def test_a_step_that_overflows_is_skipped_by_all_ranks() -> None:
+    results = run_ranks(_overflow_all, 2)
+    expected = plain(STEPS)
+    for found in results:
+        for (_, precision), overflow in found.items():
+            assert not math.isfinite(overflow.norms[0])
+            assert overflow.overflowed == [True]
+            assert overflow.scales == [256.0 if precision == "fp16" else 1.0]
+            assert overflow.unchanged
+            tolerance, change = {"fp32": (1e-5, 2e-5), "fp16": (4e-3, 0.05)}[precision]
+            assert overflow.goes_on.losses == pytest.approx(expected.losses, rel=tolerance)
+            assert overflow.goes_on.norms == pytest.approx(expected.norms, rel=tolerance)
+            assert relative_change_error(overflow.goes_on, expected) < change
+
+
+def _interrupted(stage: int) -> tuple[list[str], Trace]:
+    """A training in which each step is first tried in vain: in a forward pass, after a backward pass, at its end."""
+    tiny = engine(stage)
+    raised = []
+    for where in ("forward", "backward", "end"):
+        try:
+            with tiny.accumulation():
+                if where != "forward":
+                    direct(tiny, 5)
+                if where == "forward":
+                    kept = tiny("second", own_rows(5)["second"])
+                    assert kept.requires_grad
+                    tiny("first", torch.zeros(2, 99))  # of another width: raises half-way
+                if where == "backward":
+                    raise MemoryError
+        except (MemoryError, RuntimeError) as error:
+            raised.append(type(error).__name__)
+        if where == "end":
+            tiny.discard()
+        on_engine(tiny, range(0))
+    return raised, on_engine(tiny, STEPS, cached)
+
+
+def _interrupted_all() -> list[tuple[list[str], Trace]]:
+    return [_interrupted(stage) for stage in STAGES]
+
+
+def test_an_interrupted_step_leaves_nothing_behind() -> None:
+    expected = plain(STEPS)
+    for found in run_ranks(_interrupted_all, 2):
+        for raised, trace in found:
+            assert raised == ["RuntimeError", "MemoryError"]
+            assert trace.norms == pytest.approx(expected.norms, rel=1e-5)
+            assert relative_change_error(trace, expected) < 2e-5
+
+
+# --- configuration ------------------------------------------------------------------------------------
+
+
+def _other_settings() -> tuple[list[Trace], list[str]]:
+    sections: list[dict[str, Any]] = [
+        {},
+        {"zero_optimization": {"reduce_bucket_size": 50, "overlap_comm": True, "contiguous_gradients": False}},
+        {"prescale_gradients": True, "train_batch_size": 12},
+    ]
+    traces = [
+        on_engine(engine(stage, section=section), STEPS, cached) for stage in (0, 1, 2, 3) for section in sections
+    ]
+    messages = []
+    for section in ({"zero_optimization": {"reduce_buckets": 1}}, {"communication_data_type": "fp8"}):
+        try:
+            engine(1, section=section)
+        except TandemError as error:
+            messages.append(str(error))
+    return traces, messages
+
+
+def test_deepspeeds_own_settings() -> None:
+    """Other buckets and scalings change nothing, and what DeepSpeed refuses is told with its place."""
+    expected = plain(STEPS)
+    for traces, messages in run_ranks(_other_settings, 2):
+        for trace in traces:
+            assert relative_change_error(trace, expected) < 2e-5
+        unknown, dtype = messages
+        assert unknown.startswith("DeepSpeed does not accept its configuration (deepspeed.zero_optimization): ")
+        assert "reduce_buckets" in unknown
+        assert "Invalid communication_data_type" in dtype
+        assert dtype.endswith("Mend the section `deepspeed` of the spec.")
+
+
+def _start_and_break() -> float:
+    return _broken(engine(0))
+
+
+def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that was killed leaves a lock behind, for which every later job would wait without end."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    run_ranks(_start_and_break, 1)
+    assert not list(tmp_path.iterdir())
