@@ -106,7 +106,9 @@ def test_a_wrong_type_is_found_at_its_line(wrong: Wrong, full: dict[str, Any], s
     batches: dict[object, list[tuple[Path, Any]]] = {}
     for path, value in nodes(full):
         if path:
-            hides = path[-1] == "kind" and (path[0] == "evaluations" or path[-2] in ("tokenizer", "optimizer", "schedule"))
+            hides = path[-1] == "kind" and (
+                path[0] == "evaluations" or path[-2] in ("tokenizer", "optimizer", "schedule")
+            )
             batches.setdefault((len(path), hides), []).append((path, value))
     for batch, turn in itertools.product(batches.values(), range(6)):
         marked: Any = full

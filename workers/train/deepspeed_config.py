@@ -29,6 +29,8 @@ def import_deepspeed() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
+    # It calls these by the names that newer versions of torch deprecate: nothing that a user could mend.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning, r"torch\.distributed")
     # Its backend would compile a collective for inference on CPUs, under a lock file that a killed compiler leaves
     # behind and every later job waits for without end. Training never calls it: no compiled op counts as available.
     deepspeed.ops.__compatible_ops__ = {}

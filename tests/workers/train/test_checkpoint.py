@@ -31,6 +31,7 @@ from workers.train.checkpoint import (
     withdraw,
 )
 from workers.train.engine import Engine
+from workers.train.loss_scale import LossScale
 from workers.train.optimizer import MOMENTS
 
 SAVED_AT, STEPS = 2, range(2, 5)
@@ -278,3 +279,53 @@ def test_a_withdrawn_checkpoint_is_none_but_keeps_its_manifest(folder: Path, wri
     with pytest.raises(CheckpointError, match="it was never committed"):
         read_manifest(Storage(), f"file://{path}")
     assert (path / "manifest.rejected.json").read_bytes() == (written.path / "manifest.json").read_bytes()
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A training in fp16 with a shared tower, and what went on from its checkpoint."""
+
+    manifest: Manifest
+    saved: Trace
+    resumed: Trace
+    names: set[str]
+
+
+def _fp16(folder: str, stage: int) -> Exact:
+    uri = f"{folder}-{stage}"
+    tiny = engine(stage, "fp16", shared=True)
+    tiny.loss_scale = LossScale(1024.0, 7)
+    on_engine(tiny, range(1))
+    with tiny.accumulation():
+        tiny.backward(tiny("first", torch.full((1, 5), torch.inf)).sum())
+    tiny.step(1e-3)
+    on_engine(tiny, range(1, 2))
+    manifest = _save(uri, tiny, 3)
+    saved = on_engine(tiny, STEPS)
+    again = engine(stage, "fp16", shared=True)
+    assert load(Storage(), uri, again) == manifest
+    assert (again.loss_scale, again.skipped_steps) == (manifest.loss_scale, manifest.skipped_steps)
+    names = set(tensors(uri, "model"))
+    model = Tiny(shared=True)
+    load_model(Storage(), uri, model)
+    assert model.second is model.first
+    return Exact(manifest, saved, on_engine(again, STEPS), names)
+
+
+def _fp16_all(folder: str) -> list[Exact]:
+    return [_fp16(folder, stage) for stage in STAGES]
+
+
+def test_fp16_goes_on_exactly(tmp_path: Path) -> None:
+    """With the state of its loss scale, and the number of steps that the optimizer has not seen."""
+    for results in run_ranks(_fp16_all, 2, f"file://{tmp_path}/fp16"):
+        for exact in results:
+            assert exact.manifest.loss_scale == LossScale(512.0, 1)
+            assert exact.manifest.skipped_steps == 1
+            assert Manifest.from_json(exact.manifest.to_json()) == exact.manifest
+            assert exact.resumed.losses == exact.saved.losses
+            assert exact.resumed.norms == exact.saved.norms
+            assert all(torch.equal(exact.saved.state[name], value) for name, value in exact.resumed.state.items())
+            # A tower of two sides is there once.
+            assert {"first.0.weight", "scaling"} < exact.names
+            assert not [name for name in exact.names if name.startswith("second")]

@@ -50,7 +50,7 @@ class Tiny(nn.Module):
         if more:
             inputs = inputs + self.sometimes(inputs)
         features = self.first(inputs * self.scaling) if side == "first" else self.second(self.frozen(inputs))
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
 
 
 def training(
@@ -173,11 +173,11 @@ def engine(
     return Engine(Tiny(width, shared), spec, rows, torch.device("cpu"), section)
 
 
-def plain_gradients(steps: range, model: Tiny) -> Iterator[tuple[int, float]]:
+def plain_gradients(steps: range, model: Tiny, dtype: torch.dtype = torch.float32) -> Iterator[tuple[int, float]]:
     """Of each step the whole batch's loss, on one process: a full matrix of similarities. Gradients lie on `model`
     when it yields; parameters that were not used have zeros."""
     for step in steps:
-        A, T = (model(side, rows, more=uses_more(side, step)) for side, rows in batch(step).items())
+        A, T = (model(side, rows.to(dtype), more=uses_more(side, step)) for side, rows in batch(step).items())
         logits, labels = model.logit_scale() * A @ T.T, torch.arange(BATCH)
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
         model.zero_grad()
