@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from jobspecs.errors import TandemError
 from jobspecs.training import Training
@@ -73,9 +74,16 @@ def initialize(deepspeed: Any, section: Mapping[str, Any], **arguments: Any) -> 
     except (ValueError, AssertionError, TypeError, KeyError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
         if not section:
             raise
-        given = ", ".join(f"deepspeed.{key}" for key in sorted(section))
+        if isinstance(error, ValidationError):
+            key = "zero_optimization." if error.title == "DeepSpeedZeroConfig" else ""
+            told = "; ".join(
+                f"deepspeed.{key}{'.'.join(map(str, detail['loc']))}: {detail['msg']}, given: {detail['input']!r}"
+                for detail in error.errors()
+            )
+        else:
+            told = f"{', '.join(f'deepspeed.{key}' for key in sorted(section))}: {error}"
         raise DeepSpeedConfigurationError(
-            f"DeepSpeed does not accept its configuration ({given}): {error}. Mend the section `deepspeed` of the spec."
+            f"DeepSpeed does not accept its configuration: {told}. Mend the section `deepspeed` of the spec."
         ) from error
     return engine
 

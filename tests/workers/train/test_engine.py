@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import run_ranks
 from tests.workers.train.tiny import Tiny, Trace, cached, direct, engine, on_engine, own_rows, plain, whole_model
+from workers.train.deepspeed_config import DeepSpeedConfigurationError
 from workers.train.engine import Engine
 from workers.train.loss_scale import LossScale
 
@@ -270,7 +271,7 @@ def _other_settings() -> tuple[list[Trace], list[str]]:
     for section in ({"zero_optimization": {"reduce_buckets": 1}}, {"communication_data_type": "fp8"}):
         try:
             engine(1, section=section)
-        except TandemError as error:
+        except DeepSpeedConfigurationError as error:
             messages.append(str(error))
     return traces, messages
 
@@ -282,10 +283,11 @@ def test_deepspeeds_own_settings() -> None:
         for trace in traces:
             assert relative_change_error(trace, expected) < 2e-5
         unknown, dtype = messages
-        assert unknown.startswith("DeepSpeed does not accept its configuration (deepspeed.zero_optimization): ")
-        assert "reduce_buckets" in unknown
-        assert "Invalid communication_data_type" in dtype
-        assert dtype.endswith("Mend the section `deepspeed` of the spec.")
+        assert unknown == (
+            "DeepSpeed does not accept its configuration: deepspeed.zero_optimization.reduce_buckets: Extra inputs are "
+            "not permitted, given: 1. Mend the section `deepspeed` of the spec."
+        )
+        assert "configuration: deepspeed.communication_data_type: Invalid communication_data_type." in dtype
 
 
 def _start_and_break() -> float:
