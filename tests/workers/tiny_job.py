@@ -45,7 +45,7 @@ training:
   global_batch: 8
   steps: 7
   precision: fp32
-  optimizer: {learning_rate: 1e-3}
+  optimizer: {kind: adamw, learning_rate: 1e-3}
   schedule: {kind: cosine, warmup_steps: 2}
 checkpoint: {every_steps: 3}
 cluster: {collective_timeout_seconds: 60}
