@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from workers.models.build import build
 
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
@@ -38,6 +37,7 @@ from tests.ranks import run_ranks
 from workers.data.order import Layout
 from workers.data.rows import Rows
 from workers.data.tokenize import Tokenizer, byte_tokenizer
+from workers.models.build import build
 from workers.objectives import contrast_of
 from workers.train.batch import content_keys, gather_batch
 from workers.train.engine import Engine
