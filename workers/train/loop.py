@@ -7,6 +7,7 @@ Called on every rank of an initialised process group, by Ray Train's workers and
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def train(task: TrainTask) -> Outcome:
             rate = learning_rate(step, plan.total_steps, spec.training)
             checked = (step + 1) % spec.training.health_every == 0
             done = update(batch.rows, seen, step, rate, measure=checked)
-            health = measure_health(done, seen, contrast) if checked else None
+            # Features that are no numbers have no spectrum; the loss says the same on all ranks.
+            health = measure_health(done, seen, contrast) if checked and math.isfinite(done.loss) else None
             step += 1
             seconds = wait_seconds + time.monotonic() - began
             metrics = StepMetrics(

@@ -177,7 +177,7 @@ def test_retrieval(world: World) -> None:
 
 
 def test_a_collapsed_model_scores_chance(world: World) -> None:
-    state = {name: value.clone() for name, value in world.encoder._model.towers.state_dict().items()}
+    state = {name: value.clone() for name, value in world.encoder._model.state_dict().items()}
     for name, value in state.items():
         # Each tower gives one vector whatever it sees: the last norm's shift.
         if name.endswith(("post_layernorm.weight", "final_layer_norm.weight")):
@@ -278,10 +278,10 @@ def on_features(kind: str, world: World, **fields: object) -> dict[str, object]:
 
 
 def test_features_of_the_backbone_are_those_before_the_projection(world: World) -> None:
-    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, byte_tokenizer()).eval()
+    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, {"text": byte_tokenizer()}).eval()
     found = world.encoder.images(world.data.urls, "txt", 9, "backbone")
     assert found.features.shape == (28, 32)
-    projected = found.features @ model.image_tower.get_parameter("visual_projection.weight").detach().numpy().T
+    projected = found.features @ model.get_parameter("towers.image.projection.weight").detach().numpy().T
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
     np.testing.assert_allclose(projected, world.encoder.images(world.data.urls, "txt", 9).features, atol=1e-5)
 
