@@ -3,12 +3,14 @@
 # make test    the tests
 # make lint    style, types, import rules
 # make bench-data   the data path against its peers, about 10 minutes
+# make bench-loss   the losses against their peers, about 30 minutes
+# make bench-step   the training step against a bare loop, about 5 minutes
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format bench-data clean
+.PHONY: setup demo test lint format peers bench-data bench-loss bench-step clean
 
 setup: $(VENV)/.ready
 
@@ -23,7 +25,7 @@ demo: setup
 	$(BIN)/tandem data digits data/digits
 	$(BIN)/tandem run jobspecs/examples/digits_clip.yaml
 
-test: setup
+test: setup peers
 	$(BIN)/python -m pytest tests
 
 lint: setup
@@ -36,14 +38,23 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The peers stand beside the environment, without their dependencies, some of which ask for older versions.
-$(PEERS)/.ready: tests/benchmarks/peers.txt $(VENV)/.ready
-	rm -rf $(PEERS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) -r $<
+# Peers stand beside the environment, without their dependencies, some of which ask for older versions.
+build/benchmarks/%/.ready: tests/benchmarks/%.txt $(VENV)/.ready
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	touch $@
+
+# Those that the losses are tested against: 3 MB.
+peers: build/benchmarks/peers_loss/.ready
 
 bench-data: setup $(PEERS)/.ready
 	PYTHONPATH=$(abspath $(PEERS)) $(BIN)/python -m tests.benchmarks.data
+
+bench-loss: setup peers
+	$(BIN)/python -m tests.benchmarks.loss
+
+bench-step: setup
+	$(BIN)/python -m tests.benchmarks.step
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -107,6 +107,33 @@ class Image(Section):
         return self
 
 
+# --- weight -------------------------------------------------------------------------------------------
+
+
+class Weight(Section):
+    """What a sample weighs in the loss: a number of its metadata, 0 or more."""
+
+    column: Column = "json"
+    """Extension of the JSON member that holds it."""
+    field: FieldPath
+    """Its field. A sample whose field is null or absent is a masked row (`missing_column`), as is one whose
+    value is no number, negative or not finite (`undecodable`)."""
+
+    @model_validator(mode="after")
+    def _field_of_json(self) -> Weight:
+        _check_json(self.column, self.field)
+        return self
+
+
+def _check_json(column: str, field: str) -> None:
+    if not all(re.search(r"(^|\.)json$", part) for part in column.split(";")):
+        raise misplaced(
+            "field",
+            f"field {field!r} is one of a JSON member, and column is {column!r}",
+            "For example column: json.",
+        )
+
+
 # --- text ---------------------------------------------------------------------------------------------
 
 
@@ -154,16 +181,15 @@ class Text(Section):
     tokenizer: Tokenizer = BytesTokenizer(kind="bytes")
     """How the text becomes tokens."""
     context_length: Annotated[int, Field(ge=3)] = 77
-    """Tokens a text, begin and end included; a longer text is cut."""
+    """Tokens a text, prefix, begin and end included; a longer text is cut."""
+    prefix: str = ""
+    """Stands before each text, as in `query: `: by it a tower that encodes several columns tells them apart
+    (Wang et al. 2022, E5). Evaluations put it there too."""
 
     @model_validator(mode="after")
     def _field_of_json(self) -> Text:
-        if self.field is not None and not all(re.search(r"(^|\.)json$", part) for part in self.column.split(";")):
-            raise misplaced(
-                "field",
-                f"field {self.field!r} is one of a JSON member, and column is {self.column!r}",
-                "For example column: json.",
-            )
+        if self.field is not None:
+            _check_json(self.column, self.field)
         return self
 
 

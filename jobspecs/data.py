@@ -17,7 +17,7 @@ from jobspecs.base import (
     Size,
     misplaced,
 )
-from jobspecs.columns import Column, Document, FieldPath, Image, Negatives, Query, Text
+from jobspecs.columns import Column, Document, FieldPath, Image, Negatives, Query, Text, Weight
 
 
 class Filter(Section):
@@ -98,6 +98,8 @@ class Data(Section):
     """The document that answers the query."""
     negatives: Negatives | None = None
     """Documents that do not answer it."""
+    weight: Weight | None = None
+    """What a sample weighs in the loss. None gives all the same weight."""
     shuffle_window: PositiveInt | Literal["auto"] = "auto"
     """Samples, over all lanes, that are shuffled among each other at any time. Shards are shuffled too.
     `auto` is 16,384, or eight global batches where that is more."""
@@ -126,8 +128,6 @@ class Data(Section):
                 f"'weight' is missing, and sources.{weighted.index(True)} has one",
                 "Give one to all sources or to none.",
             )
-        if self.negatives is not None and self.document is None:
-            raise misplaced("document", "'document' is missing", "Negatives are tokenized as it says.")
         return self
 
     @property

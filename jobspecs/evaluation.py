@@ -7,9 +7,10 @@ import json
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from jobspecs.base import Name, PositiveInt, Section
-from jobspecs.data import EvaluationData
+from jobspecs.base import Name, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.data import Data, EvaluationData
 
 
 class _Evaluation(Section):
@@ -56,12 +57,54 @@ class ZeroShot(_Evaluation):
 
 
 class Retrieval(_Evaluation):
-    """Text to image and image to text; samples with equal texts are positives of each other.
+    """With images and texts: text to image and image to text; samples with equal texts are positives of each
+    other. Main score: the mean of both directions' R@1, in 0…1.
 
-    Main score: the mean of both directions' R@1, in 0…1.
+    With queries and documents: the documents of all samples are ranked for each query; equal documents are one
+    candidate. Main score: `nDCG@10`, in 0…1.
     """
 
     kind: Literal["retrieval"]
+    """Which task."""
+
+
+class _OnFeatures(_Evaluation):
+    """What a classifier on frozen image features says of them."""
+
+    train: EvaluationData
+    """What the classifier learns from; `data` is what it is scored on."""
+    features: Literal["backbone", "embedding"] = "backbone"
+    """`backbone`: pooled, before the projection, which a contrastive loss makes blind to what augmentation
+    changes (Chen et al. 2020, §4.2). `embedding`: behind the projection, L2-normalised."""
+    label_column: str = "json"
+    """JSON member of a sample that holds the label."""
+    label_field: str = "label"
+    """Its field: an integer or a text."""
+
+
+class Knn(_OnFeatures):
+    """Images classified by their nearest training images, each of which votes with exp(cosine / temperature)
+    (Wu et al. 2018, §3.4, as in DINO).
+
+    Main score: `acc@1`, in 0…1.
+    """
+
+    kind: Literal["knn"]
+    """Which task."""
+    k: PositiveInt = 20
+    """Neighbours that vote."""
+    temperature: PositiveFloat = 0.07
+    """The smaller, the more the nearest count."""
+
+
+class LinearProbe(_OnFeatures):
+    """Images classified by multinomial logistic regression on standardised features; its L2 penalty is chosen on
+    a fifth of the training images.
+
+    Main score: `acc@1`, in 0…1.
+    """
+
+    kind: Literal["linear_probe"]
     """Which task."""
 
 
@@ -71,5 +114,29 @@ def evaluation_hash(section: Section) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-Evaluation = Annotated[ZeroShot | Retrieval, Field(discriminator="kind")]
+Evaluation = Annotated[ZeroShot | Retrieval | Knn | LinearProbe, Field(discriminator="kind")]
 """The evaluation sections."""
+
+_COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "zero_shot": (("image", "text"),),
+    "retrieval": (("image", "text"), ("query", "document")),
+    "knn": (("image",),),
+    "linear_probe": (("image",),),
+}
+"""Columns that a kind scores: sections of `data:`; alternatives."""
+
+
+def check_columns(evaluation: ZeroShot | Retrieval | Knn | LinearProbe, data: Data, path: str) -> None:
+    """Raises the fault, to be raised by a validator, of an evaluation at `path` that scores what `data` lacks."""
+    alternatives = _COLUMNS[evaluation.kind]
+    if any(all(getattr(data, column) is not None for column in columns) for columns in alternatives):
+        return
+    wanted = ", or ".join(" and ".join(f"data.{column}" for column in columns) for columns in alternatives)
+    fault: PydanticCustomError = misplaced(f"{path}.kind", f"a {evaluation.kind} evaluation needs {wanted}")
+    raise fault
+
+
+def data_of(evaluation: ZeroShot | Retrieval | Knn | LinearProbe) -> dict[str, EvaluationData]:
+    """The data sets of an evaluation, by field."""
+    named = {"data": evaluation.data}
+    return named | {"train": evaluation.train} if isinstance(evaluation, _OnFeatures) else named

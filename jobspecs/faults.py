@@ -53,7 +53,7 @@ def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault
         wanted = [_wanted(each) for _, each in group]
         wanted[1:] = [each.removeprefix("should be ") for each in wanted[1:]]
         message = f"{_either(wanted)}, given: {_short(detail['input'])}"
-        remedy = next(filter(None, (_remedy(each, alone=len(group) == 1) for _, each in group)), "")
+        remedy = next(filter(None, (_remedy(spot, each, alone=len(group) == 1) for _, each in group)), "")
     place = document.place(path)
     named = f"{place} ({dotted(path)})" if path and place != f"--set {dotted(path)}" else place
     return Fault(named, message, remedy)
@@ -68,9 +68,11 @@ def _wanted(detail: ErrorDetails) -> str:
     return re.sub(r"^(Input|String) should", "should", detail["msg"])
 
 
-def _remedy(detail: ErrorDetails, alone: bool) -> str:
+def _remedy(spot: _Spot, detail: ErrorDetails, alone: bool) -> str:
     """What to do about the value; `alone`, where it fits one type only."""
     kind, given = detail["type"], detail["input"]
+    if spot.kinds and isinstance(given, str):
+        return _as_mapping(spot, given)
     if kind == "literal_error" and isinstance(given, str):
         return _did_you_mean(given, re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
     if alone and kind == "string_type" and isinstance(given, int | float):
@@ -80,6 +82,16 @@ def _remedy(detail: ErrorDetails, alone: bool) -> str:
     if kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+.eE\d]+", given):
         return "A number has no quotes, and no 0 before its digits."
     return ""
+
+
+def _as_mapping(spot: _Spot, given: str) -> str:
+    """The word `infonce`, where a section is wanted: "Write {kind: infonce}."."""
+    near = difflib.get_close_matches(given, spot.kinds, n=1, cutoff=0.6)
+    if not near:
+        return f"Its kind is {_one_of(spot.kinds)}."
+    section = next(member for member in spot.members if near[0] in _kinds(member))
+    others = [name for name, field in section.model_fields.items() if field.is_required() and name != "kind"]
+    return f"Write {{{', '.join([f'kind: {near[0]}', *(f'{name}: …' for name in others)])}}}."
 
 
 # --- errors that are not about a value ----------------------------------------------------------------
@@ -97,18 +109,33 @@ def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
 
 def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key, allowed = str(spot.path[-1]), list(spot.section.model_fields)
-    near = _did_you_mean(key, allowed)
+    near = _owner(key, spot) or _did_you_mean(key, allowed)
     return spot.path, f"unknown key {key!r}", f"{near} Allowed here: {', '.join(allowed)}.".strip()
+
+
+def _owner(key: str, spot: _Spot) -> str:
+    """Who has the field `key`: a section of another kind, or one a level below."""
+    kinds = [repr(kind) for sibling in spot.siblings if key in sibling.model_fields for kind in _kinds(sibling)]
+    if kinds:
+        return f"It is a field of kind {_either(kinds)}."
+    below = [
+        dotted((*spot.path[:-1], name))
+        for name, field in spot.section.model_fields.items()
+        if any(_is_section(member) and key in member.model_fields for member in _members(field.annotation))
+    ]
+    return f"It is a field of {_either(below)}." if below else ""
 
 
 def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key = str(spot.path[-1])
+    if key == "kind":  # of a section that is no union's member
+        return spot.path, "'kind' is missing", f"It is {_one_of(_kinds(spot.section))}."
     description = spot.section.model_fields[key].description or ""
     return spot.path, f"{key!r} is missing", " ".join(description.split())
 
 
 def _no_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
-    return (*spot.path, "kind"), "'kind' is missing", f"One of {', '.join(map(repr, spot.kinds))}."
+    return (*spot.path, "kind"), "'kind' is missing", f"It is {_one_of(spot.kinds)}."
 
 
 def _unknown_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
@@ -125,6 +152,11 @@ _WITHOUT_A_VALUE = {
     "union_tag_not_found": _no_kind,
     "union_tag_invalid": _unknown_kind,
 }
+
+
+def _one_of(kinds: tuple[str, ...]) -> str:
+    """`one of 'a', 'b'`, and of a single one: `'a'`."""
+    return f"{'one of ' if len(kinds) > 1 else ''}{', '.join(map(repr, kinds))}"
 
 
 def _either(words: list[str]) -> str:
@@ -154,8 +186,15 @@ class _Spot:
     """Holds the last key of `path`."""
     in_union: bool
     """Whether the error is that of one member of a plain union, such as `int | "auto"`."""
-    kinds: tuple[str, ...]
-    """Allowed values of `kind` where `path` is a union of sections."""
+    members: tuple[type[Section], ...]
+    """Sections that can stand at `path`, of which each has a `kind`."""
+    siblings: tuple[type[Section], ...]
+    """Sections of other kinds that could stand where `section` does."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Allowed values of `kind` at `path`."""
+        return tuple(kind for member in self.members for kind in _kinds(member))
 
 
 def _spot(loc: KeyPath) -> _Spot:
@@ -167,23 +206,26 @@ def _spot(loc: KeyPath) -> _Spot:
     path: KeyPath = ()
     section: type[Section] = JobSpec
     in_union = False
+    union: tuple[Any, ...] = ()
+    siblings: tuple[Any, ...] = ()
     here: Any = JobSpec
     for part in loc:
         members = _members(here)
         if len(members) > 1:
             here = next((member for member in members if part in _kinds(member)), None)
             in_union = here is None
+            union = tuple(member for member in members if member is not here)
             continue
         path = (*path, part)
         here = members[0] if members else None
         if _is_section(here):
-            section = here
+            section, siblings, union = here, union, ()
             field = section.model_fields.get(str(part))
             here = field.annotation if field else None
         else:
             here = get_args(here)[0] if get_origin(here) is list else None
-    kinds = tuple(kind for member in _members(here) for kind in _kinds(member))
-    return _Spot(path, section, in_union, kinds)
+    members_here = tuple(member for member in _members(here) if _kinds(member))
+    return _Spot(path, section, in_union, members_here, siblings)
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -191,8 +233,8 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [member for member in get_args(annotation) if member is not NoneType]
-    return [] if annotation is None else [annotation]
+        return [member for argument in get_args(annotation) for member in _members(argument)]
+    return [] if annotation in (None, NoneType) else [annotation]
 
 
 def _is_section(annotation: Any) -> bool:

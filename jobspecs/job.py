@@ -12,15 +12,16 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from jobspecs.base import Name, NonNegativeInt, Section, misplaced
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
-from jobspecs.evaluation import Evaluation
-from jobspecs.model import Model
-from jobspecs.objective import Objective
+from jobspecs.deepspeed import check_deepspeed
+from jobspecs.evaluation import Evaluation, check_columns
+from jobspecs.model import Model, check_inputs, check_towers
+from jobspecs.objective import Objective, TextInfoNCE
 from jobspecs.retry import Retry
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
@@ -38,22 +39,30 @@ NOT_THE_EXPERIMENT = (
     # Moved tars are the same samples: the index fingerprint holds names, sizes and counts.
     "data.sources.*.urls",
     "data.sources.*.index",
+    # How the same numbers are computed: but for float rounding, they change nothing.
+    "training.micro_batch",
     "training.zero_stage",
+    "training.gradient_checkpointing",
+    "training.compile",
+    "training.health_every",
+    # Bucket sizes, overlap and the like. All else below `deepspeed` may change the numbers.
+    "deepspeed.zero_optimization",
 )
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
 
-
-_COLUMNS = {"image_text": ("image", "text")}
+_COLUMNS = {"image_text": ("image", "text"), "two_view": ("image",), "text_text": ("query", "document")}
 """Columns of a sample that an objective contrasts: sections of `data:`."""
-_VIEWS = {"image_text": 1}
+_OPTIONAL = {"text_text": ("negatives",)}
+"""Columns that it takes and can do without."""
+_VIEWS = {"image_text": 1, "two_view": 2}
 """Views of an image that it takes."""
 
 
 class JobSpec(Section):
     """A contrastive training job: the same experiment on any cluster."""
 
-    apiVersion: Literal["tandem/v1"]  # noqa: N815 - the name that Kubernetes users know
-    """Version of this language."""
+    apiVersion: Literal["tandem/v1"]
+    """Version of this language: `tandem/v1`."""
     name: Name
     """Names the run directory, `<storage.root>/<name>`."""
     seed: NonNegativeInt = 0
@@ -76,14 +85,15 @@ class JobSpec(Section):
     """How it is scored."""
     storage: StorageSpec = StorageSpec()
     """Where the run is kept."""
+    deepspeed: dict[str, JsonValue] = Field(default={})
+    """DeepSpeed's own configuration, laid under Tandem's: what the fields above decide can't be said otherwise here."""
 
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
         self._check_columns()
-        assert self.data.image is not None
-        size, patch = self.data.image.size, self.model.image.patch
-        if size % patch:
-            raise misplaced("data.image.size", f"size {size} is not a multiple of model.image.patch, {patch}")
+        self._check_objective()
+        check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
+        check_inputs(self.model, self.data)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")
@@ -94,21 +104,45 @@ class JobSpec(Section):
                     f"evaluations.{number}.name",
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
+            check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_fits(self) -> JobSpec:
+        check_deepspeed(self.deepspeed, self.training)
         return self
 
     def _check_columns(self) -> None:
         kind = self.objective.kind
-        wanted, views = _COLUMNS[kind], _VIEWS[kind]
+        wanted, optional = _COLUMNS[kind], _OPTIONAL.get(kind, ())
         for name in wanted:
             if getattr(self.data, name) is None:
-                description = Data.model_fields[name].description
-                raise misplaced(f"data.{name}", f"{name!r} is missing", f"{description} Objective {kind} needs it.")
+                remedy = f"{Data.model_fields[name].description} Objective {kind} needs it."
+                raise misplaced(f"data.{name}", f"{name!r} is missing", " ".join(remedy.split()))
         for name in ("image", "text", "query", "document", "negatives"):
-            if name not in wanted and getattr(self.data, name) is not None:
+            if name not in (*wanted, *optional) and getattr(self.data, name) is not None:
                 contrasts = f"It contrasts {' and '.join(wanted)}."
                 raise misplaced(f"data.{name}", f"objective {kind} has no use for data.{name}", contrasts)
-        if self.data.image is not None and self.data.image.views != views:
-            raise misplaced("data.image.views", f"objective {kind} takes {views} view, not {self.data.image.views}")
+        if self.data.image is not None and self.data.image.views != _VIEWS[kind]:
+            count = f"{_VIEWS[kind]} view{'s' if _VIEWS[kind] > 1 else ''}"
+            raise misplaced("data.image.views", f"objective {kind} takes {count}, not {self.data.image.views}")
+
+    def _check_objective(self) -> None:
+        loss = self.objective.loss
+        if isinstance(loss, TextInfoNCE) and loss.direction == "document_to_query" and self.data.negatives is not None:
+            raise misplaced(
+                "data.negatives",
+                "negatives are candidates of queries, and objective.loss.direction is document_to_query",
+                "Leave them out, or choose the direction query_to_document or both.",
+            )
+        matryoshka, width = self.objective.matryoshka, self.model.embedding_dim
+        for number, dim in enumerate(matryoshka.dims if matryoshka is not None else ()):
+            if dim >= width:
+                raise misplaced(
+                    f"objective.matryoshka.dims.{number}",
+                    f"{dim} is not less than model.embedding_dim, {width}",
+                    "The whole width is trained in any case.",
+                )
 
     def experiment(self) -> dict[str, Any]:
         """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""

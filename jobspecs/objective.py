@@ -28,11 +28,7 @@ class LogitScale(Section):
         return self
 
 
-class InfoNCE(Section):
-    """Cross-entropy of each query's positive among all candidates of the global batch (van den Oord et al. 2018)."""
-
-    kind: Literal["infonce"]
-    """Which loss."""
+class _CrossEntropy(Section):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the target that is spread evenly over a query's candidates, its positive included (Szegedy et al.
     2016, §7)."""
@@ -41,24 +37,30 @@ class InfoNCE(Section):
     more. 0 counts all alike."""
 
 
-class PairInfoNCE(InfoNCE):
-    """InfoNCE between images and texts."""
+class PairInfoNCE(_CrossEntropy):
+    """Cross-entropy of each image's text, and each text's image, among all of the global batch (van den Oord et
+    al. 2018; Radford et al. 2021)."""
 
+    kind: Literal["infonce"]
+    """Which loss."""
     direction: Literal["both", "image_to_text", "text_to_image"] = "both"
     """Whose candidates the loss looks at; `both` is the mean of the two, as in CLIP."""
 
 
-class TextInfoNCE(InfoNCE):
-    """InfoNCE between queries and documents."""
+class TextInfoNCE(_CrossEntropy):
+    """Cross-entropy of each query's document among all of the global batch, hard negatives included (van den Oord
+    et al. 2018; Karpukhin et al. 2020, §3)."""
 
+    kind: Literal["infonce"]
+    """Which loss."""
     direction: Literal["query_to_document", "document_to_query", "both"] = "query_to_document"
-    """Whose candidates the loss looks at; hard negatives are candidates of queries."""
+    """Whose candidates the loss looks at; hard negatives are candidates of queries alone."""
 
 
-class NTXent(InfoNCE):
-    """Each view against all other views of the global batch (Chen et al. 2020, eq. 1)."""
+class NTXent(_CrossEntropy):
+    """Cross-entropy of each view's other view among all other views of the global batch (Chen et al. 2020, eq. 1)."""
 
-    kind: Literal["ntxent"]  # type: ignore[assignment]
+    kind: Literal["ntxent"]
     """Which loss."""
 
 

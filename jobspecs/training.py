@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from jobspecs.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
 
 _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -14,7 +14,7 @@ _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 class AdamW(Section):
     """AdamW (Loshchilov and Hutter 2019). Norms, biases and the logit scale are not decayed."""
 
-    kind: Literal["adamw"] = "adamw"
+    kind: Literal["adamw"]
     """Which optimizer."""
     learning_rate: PositiveFloat
     """Peak learning rate, reached after the warm-up."""
@@ -26,10 +26,30 @@ class AdamW(Section):
     """Decoupled weight decay of the matrices and embeddings."""
 
 
+class Lamb(Section):
+    """LAMB (You et al. 2020, Large batch optimization for deep learning), algorithm 2: Adam's step, scaled for
+    each matrix to its norm. Norms, biases and the logit scale are neither decayed nor scaled."""
+
+    kind: Literal["lamb"]
+    """Which optimizer."""
+    learning_rate: PositiveFloat
+    """Peak learning rate, reached after the warm-up."""
+    betas: list[_Beta] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """Decay rates of the two moments."""
+    eps: PositiveFloat = 1e-6
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decay of the matrices and embeddings, part of the step that is scaled."""
+
+
+Optimizer = Annotated[AdamW | Lamb, Field(discriminator="kind")]
+"""The optimizer sections."""
+
+
 class Cosine(Section):
     """Linear warm-up, then half a cosine down to `final_fraction` of the peak."""
 
-    kind: Literal["cosine"] = "cosine"
+    kind: Literal["cosine"]
     """Which schedule."""
     warmup_steps: NonNegativeInt = 0
     """Steps of the linear warm-up."""
@@ -37,27 +57,65 @@ class Cosine(Section):
     """Learning rate at the end, as a fraction of the peak."""
 
 
+class Constant(Section):
+    """Linear warm-up, then the peak to the end."""
+
+    kind: Literal["constant"]
+    """Which schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of the linear warm-up."""
+
+
+class Rsqrt(Section):
+    """Linear warm-up, then the reciprocal square root of the step, and a linear cooldown to 0 (Zhai et al. 2022,
+    Scaling vision transformers, section 3.5): any step before the cooldown can be gone on from."""
+
+    kind: Literal["rsqrt"]
+    """Which schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of the linear warm-up."""
+    timescale: PositiveInt = 10_000
+    """Steps after the warm-up until the learning rate has fallen by a factor of 1/sqrt(2)."""
+    cooldown_steps: NonNegativeInt = 0
+    """Steps of the linear cooldown at the end."""
+
+
+Schedule = Annotated[Cosine | Constant | Rsqrt, Field(discriminator="kind")]
+"""The schedule sections."""
+
+
 class Training(Section):
     """The training run. Exactly one of `steps`, `passes` and `samples` says how long it is."""
 
     global_batch: Annotated[int, Field(ge=2)]
     """Samples a step over all ranks: each is contrasted with all the others, on any cluster."""
+    micro_batch: PositiveInt | Literal["auto"] | None = None
+    """Rows that a rank encodes at a time: less memory, the same loss and gradient. Null: its whole share of the
+    batch; auto: the most that fit into the device's memory."""
     steps: PositiveInt | None = None
     """Length in optimizer steps."""
     passes: PositiveInt | None = None
     """Length in passes over the data."""
     samples: PositiveInt | None = None
     """Length in samples seen, rounded up to whole steps."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the towers; the loss is always fp32."""
-    zero_stage: Annotated[int, Field(ge=0, le=1)] = 1
-    """DeepSpeed ZeRO stage: 1 spreads the optimizer's state over the ranks."""
-    optimizer: AdamW
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the towers; parameters and loss are always fp32. fp16 scales its loss, and skips steps whose
+    gradients overflow."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage, what is spread over the ranks: 1 the optimizer's state, 2 also the gradients, 3 also
+    the parameters."""
+    gradient_checkpointing: bool = False
+    """Whether the towers' layers are computed again in the backward pass: less memory for a third more time."""
+    compile: bool = False
+    """Whether the towers are compiled (torch.compile)."""
+    optimizer: Optimizer
     """The optimizer."""
-    schedule: Cosine = Cosine()
+    schedule: Schedule = Cosine(kind="cosine")
     """The learning rate over the steps."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global L2 norm."""
+    health_every: PositiveInt = 50
+    """Steps between two figures of the features' health."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -65,4 +123,16 @@ class Training(Section):
         if len(given) != 1:
             found = " and ".join(given) if given else "none of them"
             raise ValueError(f"give exactly one of steps, passes and samples (found {found})")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Training:
+        if self.steps is None:  # how long it is shows when the data is indexed
+            return self
+        warmup, cooldown = self.schedule.warmup_steps, getattr(self.schedule, "cooldown_steps", 0)
+        if warmup > self.steps:
+            raise misplaced("schedule.warmup_steps", f"warmup_steps {warmup} is more than training.steps, {self.steps}")
+        if warmup + cooldown > self.steps:
+            message = f"warmup_steps {warmup} and cooldown_steps {cooldown} are more than training.steps, {self.steps}"
+            raise misplaced("schedule.cooldown_steps", message)
         return self

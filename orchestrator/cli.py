@@ -194,9 +194,9 @@ def index(
 
 @app.command()
 def data(
-    kind: Annotated[str, typer.Argument(help="digits or glyphs.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="digits, glyphs or stdlib.", show_default=False)],
     directory: Annotated[Path, typer.Argument(help="Where the tars go.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="Seed of splits and captions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of splits, captions and negatives.")] = 0,
 ) -> None:
     """Write demo data as WebDataset tars in img2dataset's layout."""
     with _told(WRONG):

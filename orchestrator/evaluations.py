@@ -76,7 +76,7 @@ def evaluate(spec: JobSpec, run: RunDirectory, step: int, name: str) -> Evaluate
     section = next(evaluation for evaluation in spec.evaluations if evaluation.name == name)
     began = time.monotonic()
     try:
-        encoder = Encoder(spec, run, run.checkpoint(step))
+        encoder = Encoder.of_checkpoint(spec, run, run.checkpoint(step))
         scores = KINDS[section.kind](section, encoder)
     except TandemError as error:
         return Evaluated(name, str(error))

@@ -13,12 +13,9 @@ from workers.data.index import Index, fingerprint
 from workers.data.memory import LoaderMemory, loader_memory
 from workers.data.order import Layout, SourceOrder, auto_lanes, rows_per_rank, share_out
 from workers.data.tokenize import Tokenizer
+from workers.objectives import Contrast, contrast_of
 from workers.run import RunPlan
-
-_ID_BYTES = 16
-"""Bytes a row in the gather of identities: a hash and the validity, as 64-bit integers."""
-_FEATURE_BYTES = 4
-"""Features travel in fp32."""
+from workers.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Plan:
     loader_memory: LoaderMemory
     """Of the loader processes of each rank, at most."""
     gathered_bytes_per_step: int
-    """Bytes that each rank receives in the collectives of identities, features and log-sum-exps."""
+    """Bytes that each rank receives a step for the loss: identities, features and their gradients, sums."""
     checkpoint_steps: tuple[int, ...]
     """Steps after which the job commits: the first ones and the last."""
     checkpoints: int
@@ -196,21 +193,16 @@ def make(
         padding_rows=rows * workers - layout.global_batch,
         even_workers=tuple(n for n in range(1, layout.lanes + 1) if layout.lanes % n == 0),
         loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, workers),
-        gathered_bytes_per_step=gathered_bytes(rows, workers, spec.model.embedding_dim),
+        gathered_bytes_per_step=Wire(_contrast(spec), workers, rows, spec.model.embedding_dim).total,
         checkpoint_steps=tuple(commits if len(commits) <= 5 else [*commits[:4], commits[-1]]),
         checkpoints=len(commits),
         evaluations=tuple(evaluation.name for evaluation in spec.evaluations),
     )
 
 
-def gathered_bytes(rows: int, workers: int, width: int) -> int:
-    """Bytes that a rank receives a step for the loss, with m = `rows` on each of N = `workers` ranks.
+def _contrast(spec: JobSpec) -> Contrast:
+    def trained(side: str) -> bool:
+        tower = spec.model.tower_of(side)
+        return tower is not None and not spec.model.towers()[tower].frozen
 
-    From each of the other N - 1 ranks: its identities (all-gather), its m features (all-gather) and its
-    part of the gradient of ours (reduce-scatter), and the validity of its rows. The two all-reduces of
-    log-sum-exps over the B = N·m columns take 2·(N - 1)/N · B floats each, as a ring does them.
-    """
-    others = workers - 1
-    features = 2 * others * rows * width * _FEATURE_BYTES
-    log_sum_exps = 2 * 2 * others * rows * _FEATURE_BYTES
-    return features + log_sum_exps + others * rows * (_ID_BYTES + 1)
+    return contrast_of(spec.objective, spec.data, trained)

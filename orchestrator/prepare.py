@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobspecs.data import EvaluationData, Loader, Source
 from jobspecs.errors import DataError, UsageError
+from jobspecs.evaluation import data_of
 from jobspecs.job import JobSpec, changed_fields
 from jobspecs.load import loads
 from orchestrator import plan as planning
@@ -88,10 +89,11 @@ def _indexes(spec: JobSpec, storage: Storage, run: RunDirectory | None) -> tuple
             faults.append(str(error))
     faults += _shared(indexes) if len(indexes) > 1 else []
     for evaluation in spec.evaluations:
-        try:
-            find_shards(evaluation.data.urls, folders)
-        except DataError as error:
-            faults.append(f"evaluation {evaluation.name!r}: {error}")
+        for scored in data_of(evaluation).values():
+            try:
+                find_shards(scored.urls, folders)
+            except DataError as error:
+                faults.append(f"evaluation {evaluation.name!r}: {error}")
     if faults:
         raise DataError("\n".join(faults))
     return tuple(indexes)
@@ -151,7 +153,12 @@ def absolute_uris(spec: JobSpec) -> JobSpec:
         for source in spec.data.sources
     ]
     evaluations = [
-        evaluation.model_copy(update={"data": EvaluationData(urls=list(map(absolute, evaluation.data.urls)))})
+        evaluation.model_copy(
+            update={
+                name: EvaluationData(urls=list(map(absolute, scored.urls)))
+                for name, scored in data_of(evaluation).items()
+            }
+        )
         for evaluation in spec.evaluations
     ]
     return spec.model_copy(

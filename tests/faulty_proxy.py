@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.endheaders(sent)
             return self.answer(upstream.getresponse(), fault, draws)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
     def answer(self, answer: http.client.HTTPResponse, fault: str | None, draws: random.Random) -> None:
         length = int(answer.headers.get("Content-Length", 0))

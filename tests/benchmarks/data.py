@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -36,6 +34,7 @@ from rich.table import Table
 from tests.benchmarks.data_contestants import CONTESTANTS
 from tests.benchmarks.data_measure import Result, measure
 from tests.benchmarks.data_stores import prepare
+from tests.benchmarks.machine import cores, machine
 from tests.benchmarks.s3_server import s3_server
 
 AIMS = {"webdataset": 2.0, "streaming": 1.0, "litdata": 1.0, "bare": 0.85}
@@ -70,13 +69,13 @@ def main() -> None:
                         key[2],
                         folder / size,
                         endpoint=endpoint if key[1] == "s3" else None,
-                        processes=_cores(),
+                        processes=cores(),
                         batch=args.batch,
                         seconds=args.seconds,
                     )
                     results.setdefault(key, []).append(result)
                     print(f"{' '.join(key):32s} {result.samples_per_second:8.0f} samples/s", file=sys.stderr)
-    other_load = max(0.0, (_busy_seconds() - busy) / (time.perf_counter() - began) / _cores())
+    other_load = max(0.0, (_busy_seconds() - busy) / (time.perf_counter() - began) / cores())
     medians = {key: _median(runs) for key, runs in results.items()}
     console = Console(width=88)
     for size in args.sizes:
@@ -108,25 +107,12 @@ def _lowest_ratios(medians: dict[Key, Result], rate: Callable[[Result], float]) 
     return lowest
 
 
-def machine() -> str:
-    """Cores, processor, memory, Python."""
-    described = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
-    models = [line.split(":")[1].strip() for line in described.splitlines() if line.startswith("model name")]
-    memory = psutil.virtual_memory().total / 2**30
-    model = models[0] if models else platform.machine()
-    return f"{_cores()} cores of {model}, {memory:.0f} GiB, Python {platform.python_version()}"
-
-
 def _busy_seconds() -> float:
     """CPU time of all programs on this machine but this one and those that it waited for, and stolen time."""
     all_cores = psutil.cpu_times()
     ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     busy = all_cores.user + all_cores.nice + all_cores.system + all_cores.steal
     return float(busy - sum(times.ru_utime + times.ru_stime for times in ours))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _prepared(folder: Path, size: str, megabytes: float) -> int:

@@ -1,4 +1,4 @@
-"""A spec as text, one that has every field of the language, and what is wrong with a text."""
+"""A spec as text, specs that have every field of the language between them, and what is wrong with a text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import jobspecs.job
 from jobspecs.errors import SpecError
 from jobspecs.load import loads
 
@@ -20,7 +19,7 @@ seed: 0
 
 objective:
   kind: image_text
-  loss: infonce
+  loss: {kind: infonce}
   logit_scale: {init: 14.3, max: 100}
 
 data:
@@ -31,9 +30,8 @@ data:
   text: {column: txt, tokenizer: {kind: bytes}, context_length: 48}
 
 model:
-  kind: clip
-  image: {width: 96, layers: 4, heads: 4, patch: 8}
-  text: {width: 96, layers: 3, heads: 4}
+  image: {kind: transformer, width: 96, layers: 4, heads: 4, patch: 8}
+  text: {kind: transformer, width: 96, layers: 3, heads: 4}
   embedding_dim: 64
 
 training:
@@ -61,37 +59,117 @@ def example() -> str:
     return EXAMPLE
 
 
-MORE = (
-    """data.sources=
-      - {name: digits, urls: ["data/digits/train/{00000..00003}.tar"], weight: 3}
-      - name: letters
-        urls: ["data/letters/*.tar"]
-        weight: 1
-        filters: [{field: clip.similarity, at_least: 0.28, at_most: 1, one_of: [a, 1, true]}]
-        metadata: meta.json
-        index: data/letters.index""",
-    "data.image.color={}",
-    "data.text={column: json, field: captions, tokenizer: {kind: bpe}}",
-    "data.query.tokenizer={kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}",
-    "data.document={}",
-    "data.negatives={}",
-    "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
-    "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
-)
-"""What the example leaves out."""
+ON_FEATURES = "data: {urls: [a.tar]}, train: {urls: [b.tar]}"
+PREFIXES = "objective.matryoshka={dims: [16, 8], weights: [1, 0.5]}"
+PRETRAINED = "{kind: pretrained, name: openai/clip-vit-base-patch32, revision: main}"
+FULL = {
+    "image_text": (
+        "objective.false_negatives={margin: 0.1, equal: [text]}",
+        PREFIXES,
+        """data.sources=
+          - {name: digits, urls: ["data/digits/train/{00000..00003}.tar"], weight: 3}
+          - name: letters
+            urls: ["data/letters/*.tar"]
+            weight: 1
+            filters: [{field: clip.similarity, at_least: 0.28, at_most: 1, one_of: [a, 1, true]}]
+            metadata: meta.json
+            index: data/letters.index""",
+        "data.image.color={}",
+        "data.text={column: json, field: captions, tokenizer: {kind: bpe}}",
+        "data.weight={field: quality}",
+        "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
+        "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
+        f"""evaluations=
+          - kind: zero_shot
+            name: held-out-digits
+            data: {{urls: ["data/digits/test/*.tar"]}}
+            class_names: [zero, one, two]
+            templates: ["a photo of the digit {{}}", "handwritten {{}}"]
+          - {{kind: retrieval, name: pairs, data: {{urls: [a.tar]}}}}
+          - {{kind: knn, name: near, {ON_FEATURES}}}
+          - {{kind: linear_probe, name: probe, {ON_FEATURES}}}""",
+    ),
+    "sigmoid": (
+        "objective.false_negatives={margin: 0.1, equal: [image]}",
+        PREFIXES,
+        "objective.loss={kind: siglip}",
+        f"data.text.tokenizer={PRETRAINED}",
+        f"model.image={PRETRAINED}",
+        f"model.text={PRETRAINED}",
+        "training.optimizer={kind: lamb, learning_rate: 1e-3}",
+        "training.schedule={kind: constant}",
+    ),
+    "two_view": (
+        "objective.kind=two_view",
+        "objective.loss={kind: ntxent}",
+        "objective.false_negatives={margin: 0.1, equal: [image]}",
+        "data.image.views=2",
+        "data.text=",
+        "model.image={kind: preset, name: ViT-B/32}",
+        "model.text=",
+        "training.schedule={kind: rsqrt}",
+        "evaluations=[]",
+    ),
+    "text_text": (
+        "objective.kind=text_text",
+        "objective.false_negatives={margin: 0.1, equal: [query]}",
+        "data.image=",
+        "data.text=",
+        "data.query={}",
+        "data.document={}",
+        "data.negatives={}",
+        "model.image=",
+        "model.text=",
+        "model.query={kind: config, architecture: bert, settings: {hidden_size: 96}}",
+        "model.document={kind: preset, name: BERT-base}",
+        "evaluations=[]",
+    ),
+    "frozen": (
+        "objective.false_negatives={margin: 0.1, equal: [text]}",
+        "model.image={kind: config, architecture: vit, settings: {hidden_size: 96}}",
+        "model.text.frozen=true",
+        "evaluations=[]",
+    ),
+}
+"""Overrides of the example: together these specs have every field of every section (test_schema.py counts them)."""
+
+
+@pytest.fixture(scope="session")
+def fulls(example: str) -> dict[str, dict[str, Any]]:
+    """The specs in full by name, all their defaults written out."""
+    return {name: json.loads(loads(example, overrides=more).model_dump_json()) for name, more in FULL.items()}
 
 
 @pytest.fixture
-def full(example: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A spec that has every field of the language, all its defaults written out.
+def full(fulls: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A spec in full that has all of the common sections."""
+    return fulls["image_text"]
 
-    No objective contrasts all columns: as long as this fixture is in use, `image_text` does.
-    """
-    columns = ("image", "text", "query", "document", "negatives")
-    monkeypatch.setattr(jobspecs.job, "_COLUMNS", {"image_text": columns})
-    spec: dict[str, Any] = json.loads(loads(example, overrides=MORE).model_dump_json())
-    spec["evaluations"].append({"kind": "retrieval", "name": "pairs", "data": {"urls": ["a.tar"]}, "batch": 8})
-    return spec
+
+@pytest.fixture(scope="session")
+def full_with(fulls: dict[str, dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+    """`full_with(path)`: the first spec in full that has a value at the dotted path, or a section around it."""
+
+    def find(path: str) -> dict[str, Any]:
+        keys = path.split(".")
+        for wanted in (keys, keys[:-1]):
+            for spec in fulls.values():
+                if _holds(spec, wanted):
+                    return spec
+        raise LookupError(path)
+
+    return find
+
+
+def _holds(value: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
+            return False
+    return value is not None
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobspecs.load import dumps, loads
+from tests.jobspecs.conftest import FULL
 
 Wrong = Callable[..., list[str]]
 
@@ -70,9 +71,9 @@ COLUMN_OF_JSON = "field 'caption' is one of a JSON member, and column is"
         (TEXT, f"{TEXT}  document: {{}}  # here\n  negatives: {{}}\n",
             "(data.document): objective image_text has no use for data.document\n"
             "    It contrasts image and text."),
-        (f"data:\n  sources:\n    - name: digits\n{URLS}",
-            f"data:  # here\n  negatives: {{}}\n  sources:\n    - name: digits\n{URLS}",
-            "(data.document): 'document' is missing\n    Negatives are tokenized as it says."),
+        (TEXT, f"{TEXT}  negatives: {{}}  # here\n",
+            "(data.negatives): objective image_text has no use for data.negatives\n"
+            "    It contrasts image and text."),
         (IMAGE, "  image:\n    size: 32\n    views: 2  # here\n",
             "(data.image.views): objective image_text takes 1 view, not 2"),
         # Texts.
@@ -86,14 +87,20 @@ COLUMN_OF_JSON = "field 'caption' is one of a JSON member, and column is"
             "(data.text.tokenizer.kind): should be 'bytes', 'bpe' or 'pretrained', given: \"pretraind\"\n"
             "    Did you mean 'pretrained'?"),
         (TEXT, "  text:\n    tokenizer: {}  # here\n",
-            "(data.text.tokenizer.kind): 'kind' is missing\n    One of 'bytes', 'bpe', 'pretrained'."),
+            "(data.text.tokenizer.kind): 'kind' is missing\n    It is one of 'bytes', 'bpe', 'pretrained'."),
         (TEXT, "  text:\n    tokenizer: bytes  # here\n",
-            '(data.text.tokenizer): should be a mapping, `key: value`, given: "bytes"'),
+            '(data.text.tokenizer): should be a mapping, `key: value`, given: "bytes"\n'
+            "    Write {kind: bytes}."),
         (TEXT, "  text:\n    tokenizer: {kind: pretrained}  # here\n",
             "(data.text.tokenizer.name): 'name' is missing\n"
             "    A folder, or a name on the hub such as `openai/clip-vit-base-patch32`."),
         (TEXT, "  text:\n    tokenizer:\n      kind: bytes\n      vocabulary: 300  # here\n",
-            "(data.text.tokenizer.vocabulary): unknown key 'vocabulary'\n    Allowed here: kind."),
+            "(data.text.tokenizer.vocabulary): unknown key 'vocabulary'\n"
+            "    It is a field of kind 'bpe'. Allowed here: kind."),
+        # The weight.
+        (TEXT, f"{TEXT}  weight:\n    column: txt\n    field: quality  # here\n",
+            "(data.weight.field): field 'quality' is one of a JSON member, and column is 'txt'\n"
+            "    For example column: json."),
         # The loader.
         (TEXT, f"{TEXT}  loader:\n    read_ahead: -1  # here\n",
             "(data.loader.read_ahead): should be greater than or equal to 0, given: -1"),
@@ -167,19 +174,21 @@ def test_what_is_right_reads_back_equal(example: str, override: str) -> None:
     assert loads(dumps(spec)).experiment_hash() == spec.experiment_hash()
 
 
-def test_every_field_reads_back_equal(full: dict[str, Any]) -> None:
-    spec = loads(json.dumps(full))
+@pytest.mark.parametrize("name", FULL)
+def test_every_field_reads_back_equal(fulls: dict[str, dict[str, Any]], name: str) -> None:
+    spec = loads(json.dumps(fulls[name]))
     assert loads(dumps(spec)) == spec
-    # Equal in Python, not in JSON: the values of a filter keep their types.
-    (kept,) = spec.data.sources[1].filters
-    assert list(map(type, loads(dumps(spec)).data.sources[1].filters[0].one_of or [])) == [str, int, bool]
-    assert kept.one_of == ["a", 1, True]
 
 
-def test_the_texts_of_the_example(example: str) -> None:
-    assert [*loads(example).data.texts] == ["text"]
+def test_the_values_of_a_filter_keep_their_types(full: dict[str, Any]) -> None:
+    spec = loads(json.dumps(full))
+    for each in (spec, loads(dumps(spec))):  # 1 == True in Python, not in JSON
+        (kept,) = each.data.sources[1].filters
+        assert [(type(value), value) for value in kept.one_of or []] == [(str, "a"), (int, 1), (bool, True)]
 
 
-def test_the_texts_by_name(full: dict[str, Any]) -> None:
-    data = loads(json.dumps(full)).data
-    assert data.texts == {"text": data.text, "query": data.query, "document": data.document}
+def test_the_texts_by_name(fulls: dict[str, dict[str, Any]]) -> None:
+    data = loads(json.dumps(fulls["image_text"])).data
+    assert data.texts == {"text": data.text}
+    data = loads(json.dumps(fulls["text_text"])).data
+    assert data.texts == {"query": data.query, "document": data.document}

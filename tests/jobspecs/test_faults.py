@@ -3,6 +3,7 @@ test_schema.py."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jobspecs.errors import Fault, SpecError
 
 Wrong = Callable[..., list[str]]
+FullWith = Callable[[str], dict[str, Any]]
 NAME = "should be 1 to 63 lower-case letters, digits, '-', '_' or '.', a letter or digit first and last"
 COLUMN = (
     "should be an extension without its dot (letters, digits, '_', '.' or '-'), or several parted by ';', as in jpg;png"
@@ -24,6 +26,7 @@ ENDPOINT = "should be http:// or https://, a host, and a port where it needs one
 
 def put(spec: dict[str, Any], path: str, value: object) -> str:
     """The text of `spec` with `value` at `path`."""
+    spec = copy.deepcopy(spec)
     *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
     here: Any = spec
     for part in parents:
@@ -62,12 +65,14 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.lanes", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
             "    Did you mean 'auto'?"),
         ("data.lanes", [1], "should be a valid integer or 'auto', given: [1]"),
-        ("training.precision", "fp16", "should be 'fp32' or 'bf16', given: \"fp16\"\n"
-            "    Did you mean 'bf16'?"),
-        ("training.precision", 16, "should be 'fp32' or 'bf16', given: 16"),
+        ("training.precision", "f16", "should be 'fp32', 'bf16' or 'fp16', given: \"f16\"\n"
+            "    Did you mean 'fp16'?"),
+        ("training.precision", 16, "should be 'fp32', 'bf16' or 'fp16', given: 16"),
+        ("training.micro_batch", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
+            "    Did you mean 'auto'?"),
         ("apiVersion", "tandem/v2", "should be 'tandem/v1', given: \"tandem/v2\"\n"
             "    Did you mean 'tandem/v1'?"),
-        ("training.zero_stage", 2, "should be less than or equal to 1, given: 2"),
+        ("training.zero_stage", 4, "should be less than or equal to 3, given: 4"),
         ("training.zero_stage", True, "should be a valid integer, given: true"),
         ("training.global_batch", 1, "should be greater than or equal to 2, given: 1"),
         ("training.optimizer.learning_rate", 0, "should be greater than 0, given: 0"),
@@ -104,7 +109,7 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.text.context_length", 2, "should be greater than or equal to 3, given: 2"),
         ("data.text.tokenizer.vocabulary", 259, "should be greater than or equal to 260, given: 259"),
         ("data.text.tokenizer.texts", 0, "should be greater than or equal to 1, given: 0"),
-        ("data.query.tokenizer.name", "", 'should have at least 1 character, given: ""'),
+        ("data.text.tokenizer.name", "", 'should have at least 1 character, given: ""'),
         ("data.negatives.count", 0, "should be greater than or equal to 1, given: 0"),
         ("data.loader.cache.folder", "s3://bucket/cache",
             'should be a folder on a local disk, not a URI, given: "s3://bucket/cache"'),
@@ -121,12 +126,20 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.loader.cache.max_size", -1, "should be greater than or equal to 1, given: -1"),
         ("objective.logit_scale.learnable", "yes", 'should be true or false, given: "yes"'),
         ("training", None, "should be a mapping, `key: value`, given: null"),
-        ("training.optimizer", "adamw", 'should be a mapping, `key: value`, given: "adamw"'),
-        ("evaluations.0", "zero_shot", 'should be a mapping, `key: value`, given: "zero_shot"'),
+        ("training.optimizer", "adamw", 'should be a mapping, `key: value`, given: "adamw"\n'
+            "    Write {kind: adamw, learning_rate: …}."),
+        ("training.schedule", "linear", 'should be a mapping, `key: value`, given: "linear"\n'
+            "    Its kind is one of 'cosine', 'constant', 'rsqrt'."),
+        ("objective", "image_text", 'should be a mapping, `key: value`, given: "image_text"\n'
+            "    Write {kind: image_text}."),
+        ("objective.loss", "InfoNCE", 'should be a mapping, `key: value`, given: "InfoNCE"\n'
+            "    Its kind is one of 'infonce', 'siglip'."),
+        ("evaluations.0", "zero_shot", 'should be a mapping, `key: value`, given: "zero_shot"\n'
+            "    Write {kind: zero_shot, name: …, data: …, class_names: …}."),
     ],
 )  # fmt: skip
-def test_a_wrong_value(wrong: Wrong, full: dict[str, Any], path: str, value: object, words: str) -> None:
-    (fault,) = wrong(put(full, path, value))
+def test_a_wrong_value(wrong: Wrong, full_with: FullWith, path: str, value: object, words: str) -> None:
+    (fault,) = wrong(put(full_with(path), path, value))
     assert fault.partition("): ")[2] == words
 
 
@@ -148,15 +161,16 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
     ("path", "value", "place", "words"),
     [
         ("evaluations.1", {"kind": "retrieva", "name": "a"}, "evaluations.1.kind",
-            "should be 'zero_shot' or 'retrieval', given: \"retrieva\"\n    Did you mean 'retrieval'?"),
+            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: \"retrieva\"\n"
+            "    Did you mean 'retrieval'?"),
         ("evaluations.1", {"kind": 5}, "evaluations.1.kind",
-            "should be 'zero_shot' or 'retrieval', given: 5"),
+            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: 5"),
         ("evaluations.1", {"name": "a"}, "evaluations.1.kind",
-            "'kind' is missing\n    One of 'zero_shot', 'retrieval'."),
+            "'kind' is missing\n    It is one of 'zero_shot', 'retrieval', 'knn', 'linear_probe'."),
         ("evaluations.1", {"kind": "retrieval", "name": "a"}, "evaluations.1.data",
             "'data' is missing\n    What is scored."),
         ("evaluations.1.templates", ["{}"], "evaluations.1.templates",
-            "unknown key 'templates'\n    Allowed here: name, data, batch, kind."),
+            "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: name, data, batch, kind."),
         ("evaluations.0.template", ["{}"], "evaluations.0.template",
             "unknown key 'template'\n    Did you mean 'templates'? "
             "Allowed here: name, data, batch, kind, class_names, templates, label_column, label_field."),
@@ -182,13 +196,20 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "give exactly one of steps, passes and samples (found steps and samples)"),
         ("modèle de base", 1, "modèle de base",
             "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
-            "training, cluster, checkpoint, retry, evaluations, storage."),
+            "training, cluster, checkpoint, retry, evaluations, storage, deepspeed."),
+        ("training.schedule", {"kind": "linear"}, "training.schedule.kind",
+            "should be 'cosine', 'constant' or 'rsqrt', given: \"linear\""),
+        ("training.schedule.warmup_steps", 401, "training.schedule.warmup_steps",
+            "warmup_steps 401 is more than training.steps, 400"),
+        ("training.schedule", {"kind": "rsqrt", "warmup_steps": 300, "cooldown_steps": 101},
+            "training.schedule.cooldown_steps",
+            "warmup_steps 300 and cooldown_steps 101 are more than training.steps, 400"),
     ],
 )  # fmt: skip
 def test_kinds_keys_and_rules(
-    wrong: Wrong, full: dict[str, Any], path: str, value: object, place: str, words: str
+    wrong: Wrong, full_with: FullWith, path: str, value: object, place: str, words: str
 ) -> None:
-    (fault,) = wrong(put(full, path, value))
+    (fault,) = wrong(put(full_with(path), path, value))
     where, _, said = fault.partition("): ")
     assert where.partition(" (")[2] == place
     assert said == words

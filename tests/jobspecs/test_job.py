@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +13,20 @@ import yaml
 from jobspecs.job import NOT_THE_EXPERIMENT, changed_fields
 from jobspecs.load import loads
 
+FullWith = Callable[[str], dict[str, Any]]
+
 EXPERIMENT = {
     "seed": 1,
+    "objective.loss.label_smoothing": 0.1,
+    "objective.loss.hardness": 0.5,
+    "objective.loss.direction": "text_to_image",
+    "objective.loss.bias.init": -5.0,
+    "objective.loss.bias.learnable": False,
+    "objective.matryoshka.dims": [32, 8],
+    "objective.matryoshka.weights": [1.0, 1.0],
+    "objective.false_negatives.margin": 0.2,
+    "objective.false_negatives.equal": ["image"],
+    "objective.wire_dtype": "fp16",
     "objective.logit_scale.init": 10.0,
     "objective.logit_scale.max": 50.0,
     "objective.logit_scale.learnable": False,
@@ -47,27 +60,57 @@ EXPERIMENT = {
     "data.text.field": "title",
     "data.text.tokenizer.vocabulary": 1000,
     "data.text.tokenizer.texts": 1000,
+    "data.text.tokenizer.name": "tokenizers/mine",
+    "data.text.tokenizer.revision": None,
     "data.text.context_length": 47,
+    "data.text.prefix": "text: ",
     "data.query.column": "q.json",
-    "data.query.tokenizer.name": "tokenizers/mine",
-    "data.query.tokenizer.revision": None,
     "data.query.context_length": 47,
+    "data.query.prefix": "query: ",
     "data.document.column": "d.txt",
     "data.document.context_length": 47,
+    "data.document.prefix": "document: ",
     "data.negatives.column": "json",
     "data.negatives.count": 7,
     "data.shuffle_window": 1,
     "data.lanes": 64,
+    "data.weight.column": "meta.json",
+    "data.weight.field": "other",
+    "model.image.projection": "mlp",
+    "model.image.frozen": True,
+    "model.image.dropout": 0.1,
+    "model.image.pooling": "cls",
     "model.image.width": 48,
     "model.image.layers": 1,
     "model.image.heads": 2,
     "model.image.mlp_ratio": 2,
     "model.image.patch": 16,
+    "model.image.name": "towers/mine",
+    "model.image.revision": None,
+    "model.image.architecture": "dinov2",
+    "model.image.settings.hidden_size": 48,
+    "model.text.projection": "mlp",
+    "model.text.frozen": True,
+    "model.text.dropout": 0.1,
+    "model.text.pooling": "mean",
     "model.text.width": 48,
     "model.text.layers": 1,
     "model.text.heads": 2,
     "model.text.mlp_ratio": 2,
-    "model.embedding_dim": 32,
+    "model.text.name": "towers/mine",
+    "model.text.revision": None,
+    "model.query.projection": "mlp",
+    "model.query.frozen": True,
+    "model.query.dropout": 0.1,
+    "model.query.pooling": "mean",
+    "model.query.architecture": "qwen2",
+    "model.query.settings.hidden_size": 48,
+    "model.document.projection": "mlp",
+    "model.document.frozen": True,
+    "model.document.dropout": 0.1,
+    "model.document.pooling": "mean",
+    "model.document.name": "MiniLM-L6",
+    "model.embedding_dim": 96,
     "training.global_batch": 256,
     "training.steps": 401,
     "training.precision": "bf16",
@@ -77,28 +120,36 @@ EXPERIMENT = {
     "training.optimizer.weight_decay": 0.0,
     "training.schedule.warmup_steps": 41,
     "training.schedule.final_fraction": 0.1,
+    "training.schedule.timescale": 100,
+    "training.schedule.cooldown_steps": 100,
     "training.max_grad_norm": 2.0,
 }
 """Another value for each field of the experiment."""
 
-ONE_VALUE = {
-    "objective.kind",
-    "objective.loss",
-    "data.image.views",
-    "model.kind",
-    "training.optimizer.kind",
-    "training.schedule.kind",
-}
-"""Fields that have one allowed value so far."""
-
 NOT_ALONE = {
+    "objective.kind",
+    "objective.loss.kind",
+    "data.image.views",
     "data.text.tokenizer.kind",
     "data.query.tokenizer.kind",
     "data.document.tokenizer.kind",
     "data.query.field",
     "data.document.field",
+    "model.image.kind",
+    "model.text.kind",
+    "model.query.kind",
+    "model.document.kind",
+    "training.optimizer.kind",
+    "training.schedule.kind",
 }
 """Fields that change together with others."""
+
+OPTIONAL_SECTIONS = {
+    *(f"data.{name}" for name in ("image", "image.color", "text", "query", "document", "negatives", "weight")),
+    *(f"model.{name}" for name in ("image", "text", "query", "document")),
+    "objective.matryoshka",
+}
+"""Sections that are null in one of the specs in full."""
 
 OTHER_LENGTHS = {"training.passes", "training.samples"}
 
@@ -125,22 +176,27 @@ FREE = {
     "data.max_bad_fraction": 0.5,
     "data.sources.0.urls": ["s3://bucket/moved/{00000..00003}.tar"],
     "data.sources.1.index": "s3://bucket/letters.index",
-    "training.zero_stage": 0,
+    "training.micro_batch": "auto",
+    "training.zero_stage": 3,
+    "training.gradient_checkpointing": True,
+    "training.compile": True,
+    "training.health_every": 1,
+    "deepspeed.zero_optimization.reduce_bucket_size": 1000,
 }
 """Another value for each field that a resumed run may change."""
 
 
-def test_every_field_is_tried_here(full: dict[str, Any]) -> None:
-    experiment = loads(json.dumps(full)).experiment()
-    assert experiment.keys() == EXPERIMENT.keys() | ONE_VALUE | NOT_ALONE | OTHER_LENGTHS
+def test_every_field_is_tried_here(fulls: dict[str, dict[str, Any]]) -> None:
+    experiment = {path for full in fulls.values() for path in loads(json.dumps(full)).experiment()}
+    assert experiment == EXPERIMENT.keys() | NOT_ALONE | OPTIONAL_SECTIONS | OTHER_LENGTHS
     for pattern in set(NOT_THE_EXPERIMENT) - {"apiVersion"}:
         start = re.escape(pattern).replace(r"\*", r"\d+")
         assert any(re.match(rf"{start}(\.|$)", path) for path in FREE), pattern
 
 
 @pytest.mark.parametrize("path", EXPERIMENT)
-def test_a_field_of_the_experiment_changes_the_hash(full: dict[str, Any], path: str) -> None:
-    text = json.dumps(full)
+def test_a_field_of_the_experiment_changes_the_hash(full_with: FullWith, path: str) -> None:
+    text = json.dumps(full_with(path))
     before, after = loads(text), loads(text, overrides=(f"{path}={json.dumps(EXPERIMENT[path])}",))
     assert before.experiment_hash() != after.experiment_hash()
     assert changed_fields(before, after) == [f"{path}: {before.experiment()[path]} -> {EXPERIMENT[path]}"]
@@ -159,6 +215,23 @@ def test_a_field_that_is_none_of_it_does_not(full: dict[str, Any], path: str) ->
     ("override", "changes"),
     [
         (
+            "objective.loss={kind: siglip}",
+            [
+                "objective.loss.bias.init: absent -> -10.0",
+                "objective.loss.bias.learnable: absent -> True",
+                "objective.loss.direction: both -> absent",
+                "objective.loss.hardness: 0.0 -> absent",
+                "objective.loss.kind: infonce -> siglip",
+                "objective.loss.label_smoothing: 0.0 -> absent",
+            ],
+        ),
+        (
+            "objective.matryoshka={dims: [32]}",
+            [
+                "objective.matryoshka.dims: absent -> [32]",
+            ],
+        ),
+        (
             "data.text.tokenizer={kind: bpe, texts: 9}",
             [
                 "data.text.tokenizer.kind: bytes -> bpe",
@@ -166,6 +239,20 @@ def test_a_field_that_is_none_of_it_does_not(full: dict[str, Any], path: str) ->
                 "data.text.tokenizer.vocabulary: absent -> 16384",
             ],
         ),
+        (
+            "training.optimizer={kind: lamb, learning_rate: 1e-3, betas: [0.9, 0.98], weight_decay: 0.1}",
+            ["training.optimizer.kind: adamw -> lamb"],
+        ),
+        (
+            "training.schedule={kind: rsqrt, warmup_steps: 40}",
+            [
+                "training.schedule.cooldown_steps: absent -> 0",
+                "training.schedule.final_fraction: 0.0 -> absent",
+                "training.schedule.kind: cosine -> rsqrt",
+                "training.schedule.timescale: absent -> 10000",
+            ],
+        ),
+        ("deepspeed={communication_data_type: fp16}", ["deepspeed.communication_data_type: absent -> fp16"]),
         (
             "data.text={column: json, field: caption, context_length: 48}",
             ["data.text.column: txt -> json", "data.text.field: None -> caption"],
@@ -222,7 +309,7 @@ RESPELLED = {
     "whole numbers with a point": lambda text, spec: text.replace("max: 100", "max: 1.0e+2"),
     "other spelling of a float": lambda text, spec: text.replace("1e-3", "0.00100"),
     "an anchor": lambda text, spec: text.replace(
-        "  text: {width: 96, layers: 3, heads: 4}", "  text: {width: &w 96, layers: 3, heads: 4}"
+        "text: {kind: transformer, width: 96,", "text: {kind: transformer, width: &w 96,"
     ),
     "quotes": lambda text, spec: text.replace("name: digits-clip", 'name: "digits-clip"'),
     "defaults": lambda text, spec: text.replace("column: jpg", "column: jpg, views: 1, color: null, flip: 0"),

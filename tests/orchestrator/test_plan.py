@@ -9,10 +9,10 @@ import pytest
 from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.load import load
-from orchestrator.plan import fix, gathered_bytes, make
+from orchestrator.plan import fix, make
 from tests.orchestrator.conftest import EXAMPLE
 from workers.data.index import Index
-from workers.data.order import lanes_of_rank, rows_per_rank
+from workers.data.order import lanes_of_rank
 from workers.data.scan import Scan
 from workers.storage import ObjectInfo
 
@@ -123,9 +123,11 @@ def test_checkpoint_steps_end_with_the_last_step() -> None:
 
 
 def test_gathered_bytes() -> None:
-    """By hand for 2 ranks of 64 rows, width 64: features there and gradients back 64·64·4 B each, 4 B·128
-    columns in each of two all-reduces, ids 16 B and validity 1 B a row."""
-    fixed = fix(spec(), index(700, 600))
-    assert rows_per_rank(2, fixed.layout) == 64
-    assert gathered_bytes(64, 2, 64) == 2 * 64 * 64 * 4 + 2 * 4 * 128 + 64 * 17
-    assert gathered_bytes(128, 1, 64) == 0
+    """By hand for 2 ranks of 64 rows, width 64: features there and gradients back 64·64·4 B each; the positives'
+    logits, and an all-reduce of sums over 128 columns, 4 B each; identity, weight and two keys 8 B each a row, and
+    one row more."""
+    plan = make(spec("cluster.workers=2"), index(700, 600), fix(spec(), index(700, 600)), "file:///runs/x")
+    assert plan.rows_per_rank == 64
+    assert plan.gathered_bytes_per_step == 2 * 64 * 64 * 4 + 64 * 4 + 128 * 4 + 65 * 32
+    alone = make(spec("cluster.workers=1"), index(700, 600), fix(spec(), index(700, 600)), "file:///runs/x")
+    assert alone.gathered_bytes_per_step == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobspecs.errors import DataError, UsageError
+from jobspecs.evaluation import data_of
 from jobspecs.load import dumps
 from orchestrator.indexing import build_index, kept_index
 from orchestrator.prepare import Prepared, prepare
@@ -138,3 +139,15 @@ def test_an_index_without_a_sources_filters_says_nothing_of_it(digits: Path, tmp
     )
     with pytest.raises(DataError, match=r"was made with other filters or none\. Leave `index` out"):
         prepare(digits_spec(digits, tmp_path, *flags))
+
+
+def test_the_training_data_of_an_evaluation_are_looked_for_too(digits: Path, tmp_path: Path) -> None:
+    test, train = (os.path.relpath(digits / name / "*.tar") for name in ("test", "train"))
+    probe = "evaluations=[{kind: linear_probe, name: probe, data: {urls: ['%s']}, train: {urls: ['%s']}}]"
+    with pytest.raises(DataError, match=r"evaluation 'probe': .*gone"):
+        prepare(digits_spec(digits, tmp_path, probe % (test, tmp_path / "gone/*.tar")))
+    (evaluation,) = prepare(digits_spec(digits, tmp_path, probe % (test, train))).spec.evaluations
+    assert {name: data.urls for name, data in data_of(evaluation).items()} == {
+        "data": [f"file://{digits}/test/*.tar"],
+        "train": [f"file://{digits}/train/*.tar"],
+    }

@@ -37,16 +37,16 @@ data:
   lanes: 4
   max_bad_fraction: 0.1
 model:
-  kind: clip
-  image: {width: 32, layers: 1, heads: 2, patch: 8}
-  text: {width: 32, layers: 1, heads: 2}
+  image: {kind: transformer, width: 32, layers: 1, heads: 2, patch: 8}
+  text: {kind: transformer, width: 32, layers: 1, heads: 2}
   embedding_dim: 16
 training:
   global_batch: 8
   steps: 7
   precision: fp32
-  optimizer: {learning_rate: 1e-3}
-  schedule: {warmup_steps: 2}
+  health_every: 2
+  optimizer: {kind: adamw, learning_rate: 1e-3}
+  schedule: {kind: cosine, warmup_steps: 2}
 checkpoint: {every_steps: 3}
 cluster: {collective_timeout_seconds: 60}
 """

@@ -2,6 +2,7 @@
 
     write_demo("digits", Path("data/digits"))   1,437 train + 360 test scans, ten labels
     write_demo("glyphs", Path("data/glyphs"))   characters captioned with their Unicode names
+    write_demo("stdlib", Path("data/stdlib"))   signatures and docstrings of Python's standard library
 
     DIR/train/00000.tar  00000_stats.json  00001.tar  …
     DIR/test/00000.tar   00000_stats.json
@@ -20,9 +21,10 @@ from pathlib import Path
 from jobspecs.errors import StorageError, UsageError
 from workers.data.demo_digits import digits
 from workers.data.demo_glyphs import glyphs
+from workers.data.demo_stdlib import stdlib
 from workers.data.demo_tar import Demo, Split, pack_shard, shard_stats
 
-DEMOS: dict[str, Callable[[int], Demo]] = {"digits": digits, "glyphs": glyphs}
+DEMOS: dict[str, Callable[[int], Demo]] = {"digits": digits, "glyphs": glyphs, "stdlib": stdlib}
 """Kind -> what makes it from a seed."""
 
 PARTIAL = ".partial"
@@ -105,8 +107,8 @@ def _refuse_other_files(kind: str, seed: int, demo: Demo, directory: Path) -> No
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UsageError(
             f"{directory} holds files that are not of the demo {kind!r} with seed {seed}: {first}{more}. "
-            "Nothing was written; name an empty directory, or remove the files (another version of Pillow "
-            "or scikit-learn makes other bytes)"
+            "Nothing was written; name an empty directory, or remove the files (another version of Pillow, "
+            "scikit-learn or Python makes other bytes)"
         )
 
 

@@ -1,8 +1,9 @@
 """Demo samples and the tar that holds a shard of them, in img2dataset's layout.
 
-In: rendered samples. Out: the bytes of a tar (`{key}.jpg`, `{key}.txt`, `{key}.json` per sample) and
-of the `_stats.json` beside it. Called by `demo.py`; the generators make the samples. No file is
-written here, and the same samples always give the same bytes.
+In: samples. Out: the bytes of a tar and of the `_stats.json` beside it. An image is `{key}.jpg`, `{key}.txt` and
+`{key}.json`; a pair of texts is `{key}.query.txt`, `{key}.document.txt`, `{key}.negatives.json` and `{key}.json`.
+Called by `demo.py`; the generators make the samples. No file is written here, and the same samples always give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -33,16 +34,46 @@ class Sample:
     facts: Mapping[str, str | int] = field(default_factory=dict)
     """What else is known of the image (label, font, …): further fields of its `.json`."""
 
+    def members(self, key: str) -> tuple[tuple[str, bytes], ...]:
+        """Extension and content of each member of the tar."""
+        described = {"caption": self.caption, "key": key, "width": self.width, "height": self.height, **self.facts}
+        return ("jpg", self.jpeg), ("txt", self.caption.encode()), ("json", _json(described))
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A query and the document that answers it."""
+
+    query: str
+    document: str
+    negatives: tuple[str, ...]
+    """Documents that look like it and do not answer the query."""
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+    """What else is known of the pair: the fields of its `.json`."""
+
+    def members(self, key: str) -> tuple[tuple[str, bytes], ...]:
+        """Extension and content of each member of the tar."""
+        return (
+            ("query.txt", self.query.encode("utf-8", "replace")),
+            ("document.txt", self.document.encode("utf-8", "replace")),
+            ("negatives.json", _json(self.negatives)),
+            ("json", _json({"key": key, **self.facts})),
+        )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
 
 @dataclass(frozen=True)
 class Split:
     """The samples of `train` or `test`, in order, and the number of shards to spread them over."""
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] | tuple[TextPair, ...]
     shards: int
 
-    def shard(self, index: int) -> tuple[Sample, ...]:
+    def shard(self, index: int) -> tuple[Sample, ...] | tuple[TextPair, ...]:
         """Samples of one shard; the shards' sizes differ by at most one."""
         count = len(self.samples)
         return self.samples[count * index // self.shards : count * (index + 1) // self.shards]
@@ -63,7 +94,7 @@ def encode_jpeg(grayscale: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def pack_shard(shard: int, samples: Sequence[Sample]) -> bytes:
+def pack_shard(shard: int, samples: Sequence[Sample | TextPair]) -> bytes:
     """Tar of `samples`, keyed from `{shard:05d}0000` on.
 
     Written with tarfile, not webdataset's TarWriter: importing webdataset imports torch (2 s), and
@@ -75,14 +106,14 @@ def pack_shard(shard: int, samples: Sequence[Sample]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, sample in enumerate(samples):
             key = f"{shard:05d}{number:04d}"
-            for extension, payload in _members(key, sample):
+            for extension, payload in sample.members(key):
                 member = tarfile.TarInfo(f"{key}.{extension}")
                 member.size = len(payload)
                 tar.addfile(member, io.BytesIO(payload))
     return buffer.getvalue()
 
 
-def shard_stats(samples: Sequence[Sample]) -> bytes:
+def shard_stats(samples: Sequence[Sample | TextPair]) -> bytes:
     """`_stats.json` as img2dataset writes it, less its clock times: they would change the bytes."""
     count = len(samples)
     stats = {
@@ -93,18 +124,3 @@ def shard_stats(samples: Sequence[Sample]) -> bytes:
         "status_dict": {"success": count},
     }
     return json.dumps(stats, indent=4).encode()
-
-
-def _members(key: str, sample: Sample) -> tuple[tuple[str, bytes], ...]:
-    described = {
-        "caption": sample.caption,
-        "key": key,
-        "width": sample.width,
-        "height": sample.height,
-        **sample.facts,
-    }
-    return (
-        ("jpg", sample.jpeg),
-        ("txt", sample.caption.encode()),
-        ("json", json.dumps(described, ensure_ascii=False).encode()),
-    )

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jobspecs.columns import Image, Text
+import numpy as np
+import xxhash
+
+from jobspecs.columns import Image, Text, Weight
 from jobspecs.data import Data
 from workers.data.augment import draw_color
 from workers.data.decode import DecodeError, decode_views
@@ -21,7 +24,7 @@ from workers.data.tokenize import Tokenizer
 
 
 class _MissingError(Exception):
-    """A column has no text."""
+    """A column has no text, or no weight."""
 
 
 class RowMaker:
@@ -32,7 +35,7 @@ class RowMaker:
         self._data = data
         self._tokenizers = tokenizers
         self._seed = seed
-        sections = [data.image, *data.texts.values(), data.negatives]
+        sections = [data.image, *data.texts.values(), data.negatives, data.weight]
         self._extensions = {section.column: extensions(section.column) for section in sections if section is not None}
 
     @property
@@ -66,13 +69,16 @@ class RowMaker:
             self._image(sample, data.image, about, rows, row)
         for name, text in data.texts.items():
             chosen = self._text(sample, name, text, about)
-            rows.columns[name][row] = self._tokenizers[name].encode(chosen, text.context_length)
+            rows.columns[name][row] = self._tokenizers[name].encode(text.prefix + chosen, text.context_length)
         if data.negatives is not None:
             self._negatives(sample, about, rows, row)
+        if data.weight is not None:
+            rows.columns["weight"][row] = self._weight(sample, data.weight)
 
     def _image(self, sample: Sample, image: Image, about: Key, rows: Rows, row: int) -> None:
         content = self._member(sample, image.column)
         decode_views(content, image, (self._seed, "crop", *about), rows.columns["image"][row])
+        rows.columns["image_key"][row] = image_key(content)
         if image.color is not None:
             for view in range(image.views):
                 rows.columns["color"][row, view] = draw_color(image.color, (self._seed, "color", *about, view))
@@ -100,14 +106,36 @@ class RowMaker:
         tokens, valid = rows.columns["negatives"][row], rows.columns["negatives_valid"][row]
         tokens[:], valid[:] = 0, False
         for number, text in enumerate(texts):
-            tokens[number] = self._tokenizers["document"].encode(text, document.context_length)
+            tokens[number] = self._tokenizers["document"].encode(document.prefix + text, document.context_length)
             valid[number] = True
+
+    def _weight(self, sample: Sample, weight: Weight) -> np.float32:
+        value = field_of(_parsed(self._member(sample, weight.column)), weight.field)
+        if value is None:
+            raise _MissingError
+        return weight_of(value)
 
     def _member(self, sample: Sample, column: str) -> bytes:
         content = sample.column(self._extensions[column])
         if content is None:
             raise _MissingError
         return content
+
+
+def image_key(content: bytes) -> int:
+    """XXH3-64 of a file's bytes, signed. Of 64 KB it takes 2 µs, of 225 KB 6 µs, where decoding a JPEG of that size
+    to a view of 224² takes 1.0 and 2.6 ms."""
+    key = xxhash.xxh3_64_intdigest(content)
+    return key - (1 << 64) if key >> 63 else key
+
+
+def weight_of(value: Any) -> np.float32:
+    """A weight as JSON gives it. Raises ValueError where it is no number, negative, or not finite in 32 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number is expected")
+    if not 0 <= value <= float(np.finfo(np.float32).max):  # NaN fails it too
+        raise ValueError("a weight is 0 or more, and finite")
+    return np.float32(value)
 
 
 def texts_of(content: str, field: str) -> list[str]:

@@ -28,10 +28,12 @@ class Rows:
     """By name, those that the spec has:
 
     image            uint8 (n, V, P, P, 3)
+    image_key        int64 (n,), XXH3-64 of the bytes of the image's member: equal files have equal keys
     color            float32 (n, V, A), how the colours of a view change (workers/data/augment.py)
     text             int32 (n, T); `query` and `document` likewise
     negatives        int32 (n, K, T)
     negatives_valid  bool (n, K)
+    weight           float32 (n,), what a row weighs in the loss
     """
     ids: NDArray[np.int64]
     """(n,): identity of the sample: source, shard, place, and the key that was read there."""
@@ -76,6 +78,7 @@ def _layout(data: Data) -> dict[str, tuple[tuple[int, ...], Any]]:
     layout: dict[str, tuple[tuple[int, ...], Any]] = {"ids": ((), np.int64), "valid": ((), np.bool_)}
     if data.image is not None:
         layout["image"] = ((data.image.views, data.image.size, data.image.size, 3), np.uint8)
+        layout["image_key"] = ((), np.int64)
         if data.image.color is not None:
             layout["color"] = ((data.image.views, COLOR_PARAMETERS), np.float32)
     for name, text in data.texts.items():
@@ -84,6 +87,8 @@ def _layout(data: Data) -> dict[str, tuple[tuple[int, ...], Any]]:
         assert data.document is not None  # the spec's own rule
         layout["negatives"] = ((data.negatives.count, data.document.context_length), np.int32)
         layout["negatives_valid"] = ((data.negatives.count,), np.bool_)
+    if data.weight is not None:
+        layout["weight"] = ((), np.float32)
     return layout
 
 

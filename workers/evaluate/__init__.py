@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.evaluate.encode import Encoder
+from workers.evaluate.knn import knn
+from workers.evaluate.linear_probe import linear_probe
 from workers.evaluate.result import Scores
 from workers.evaluate.retrieval import retrieval
 from workers.evaluate.zero_shot import zero_shot
@@ -17,5 +19,7 @@ from workers.evaluate.zero_shot import zero_shot
 KINDS: dict[str, Callable[[Any, Encoder], Scores]] = {
     "zero_shot": zero_shot,
     "retrieval": retrieval,
+    "knn": knn,
+    "linear_probe": linear_probe,
 }
 """kind -> f(section of the spec, encoder of the checkpoint) -> scores."""

@@ -6,15 +6,13 @@ again. Ties count as the mean over their orders, so a collapsed model scores 1 /
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from numpy.typing import NDArray
 
 from jobspecs.errors import DataError
 from jobspecs.evaluation import ZeroShot
+from workers.evaluate.classification import accuracies, label_of
 from workers.evaluate.encode import Encoder
-from workers.evaluate.ranking import expected_hits
 from workers.evaluate.result import Scores
 
 
@@ -46,25 +44,9 @@ def class_embeddings(spec: ZeroShot, encoder: Encoder) -> NDArray[np.float32]:
     return normalised
 
 
-def accuracies(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """scores: (n, classes). labels: (n,), each a column of it. Classes without an image have no recall."""
-    classes = scores.shape[1]
-    ks = (1, 5) if classes > 5 else (1,)
-    hits = expected_hits(scores, np.arange(classes) == labels[:, None], ks)
-    recalls = [hits[labels == label, 0].mean() for label in np.unique(labels)]
-    named = {f"acc@{k}": float(hits[:, i].mean()) for i, k in enumerate(ks)}
-    return named | {"mean_per_class_recall": float(np.mean(recalls))}
-
-
 def _label(spec: ZeroShot, column: bytes) -> int:
-    try:
-        label = json.loads(column)[spec.label_field]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {spec.label_field!r}. "
-            "Set label_column and label_field to where the index of its class (from 0) stands."
-        ) from error
-    if not isinstance(label, int) or not 0 <= label < len(spec.class_names):
+    label = label_of(spec, column, "the index of its class (from 0)")
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(spec.class_names):
         raise DataError(
             f"evaluation {spec.name!r}: label {label!r} is not the index of one of {len(spec.class_names)} class_names."
         )

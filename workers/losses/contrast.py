@@ -30,7 +30,8 @@ from torch.autograd import Function
 
 from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_sum, global_mean, world_size
 from workers.losses.pairs import Pairs
-from workers.losses.queries import NEVER, Gradient, Queries, Rule
+from workers.losses.queries import NEVER, Gradient, Queries, beats
+from workers.losses.rule import Rule
 from workers.losses.tiles import Tile, partners, positive_rows, tiles
 
 PLAIN_LOGIT = 70.0
@@ -144,10 +145,10 @@ class _Contrast(Function):
         own = weight[pairs.own]
         if rule.to_travelling:
             loss = loss + rule.to_travelling * (own * of_rows.losses(rule)).sum()
-            hits = hits + rule.to_travelling * (own * (positive > rows.best)).sum()
+            hits = hits + rule.to_travelling * (own * beats(positive, rows.best, scale)).sum()
         if rule.to_resident:
             loss = loss + rule.to_resident * (own * of_columns.losses(rule)[pairs.own]).sum()
-            hits = hits + rule.to_resident * (own * (positive > columns.best[pairs.own])).sum()
+            hits = hits + rule.to_resident * (own * beats(positive, columns.best[pairs.own], scale)).sum()
         ctx.pairs, ctx.rule, ctx.limits, ctx.plain = pairs, rule, limits, plain
         ctx.save_for_backward(A, G, scale, weight, of_rows.stacked(), of_columns.stacked())
         ctx.mark_non_differentiable(hits)

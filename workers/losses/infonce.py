@@ -11,12 +11,9 @@ from torch import Tensor
 
 from workers.losses.contrast import contrast
 from workers.losses.gather import gather_features, world_size
-from workers.losses.matryoshka import Prefixes, over_prefixes
+from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
-from workers.losses.queries import Rule
-
-QUERY_TO_DOCUMENT = Rule(to_travelling=0.0, to_resident=1.0)
-"""Documents reside, queries travel: those are the queries that look for their documents."""
+from workers.losses.rule import Prefixes, Rule
 
 
 def infonce(

@@ -1,4 +1,4 @@
-"""The learnable inverse temperature."""
+"""The learnable inverse temperature, and the bias of a sigmoid loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from jobspecs.objective import LogitScale
+from jobspecs.objective import Bias, LogitScale
+
+SCALARS = "scalars"
+"""What a model is asked for, in place of a side, to give its scale and, where there is one, its bias: (1,) or (2,)."""
 
 
 class LogitScaleParameter(nn.Module):
@@ -43,3 +46,17 @@ class _ClampBelow(torch.autograd.Function):
         (above,) = ctx.saved_tensors  # type: ignore[attr-defined]
         # Gradient descent lowers the scale where the gradient is positive.
         return torch.where(above & (grads[0] < 0), 0, grads[0]), None
+
+
+class BiasParameter(nn.Module):
+    """What a sigmoid loss adds to its logits (Zhai et al. 2023, §3.1)."""
+
+    def __init__(self, spec: Bias) -> None:
+        super().__init__()
+        # One element, as above.
+        self.bias = nn.Parameter(torch.tensor([spec.init]), requires_grad=spec.learnable)
+
+    def forward(self) -> Tensor:
+        """The bias, a scalar in fp32 (or the parameter's own dtype where that is wider)."""
+        bias = self.bias.squeeze()
+        return bias.to(torch.promote_types(bias.dtype, torch.float32))

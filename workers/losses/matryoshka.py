@@ -8,21 +8,14 @@ Features travel once, whole; prefixes are cut and normalised where they are used
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.losses.rule import Prefixes
+
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A loss of resident (R, d) and travelling features (C, d): its value and a measurement beside it, scalars."""
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """Widths d₁, d₂, … and their weights c₁, c₂, …"""
-
-    dims: tuple[int, ...]
-    weights: tuple[float, ...]
 
 
 def over_prefixes(loss: Loss, A: Tensor, G: Tensor, prefixes: Prefixes | None) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from workers.losses.contrast import contrast
 from workers.losses.gather import start_feature_gather
-from workers.losses.matryoshka import Prefixes, over_prefixes
+from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
-from workers.losses.queries import Rule
-
-NTXENT = Rule(to_travelling=1.0, to_resident=0.0, symmetric=True)
+from workers.losses.rule import NTXENT, Prefixes, Rule
 
 
 def ntxent(

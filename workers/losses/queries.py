@@ -19,35 +19,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.losses.rule import Rule
+
 NEVER = -1e30
 """Logit of an entry that does not count: its exponential is 0 beside any other. Finite, so that a row in which
 nothing counts stays free of NaN."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Which directions count, and how negatives do."""
-
-    to_travelling: float = 0.5
-    """Weight of the resident queries' loss, over travelling candidates."""
-    to_resident: float = 0.5
-    """Weight of the travelling queries' loss, over resident candidates."""
-    symmetric: bool = False
-    """Both sides are the same rows: the two directions are one, `to_travelling`."""
-    label_smoothing: float = 0.0
-    hardness: float = 0.0
-    margin: float | None = None
-    """A candidate whose cosine is larger than the positive's by more than this is no negative."""
-
-    @property
-    def exponents(self) -> tuple[float, ...]:
-        """Of S in the sums over negatives: 1 + β, and β where it is not 0."""
-        return (1 + self.hardness, self.hardness) if self.hardness else (1.0,)
-
-    @property
-    def counts(self) -> bool:
-        """Whether the loss needs the number of negatives and the sum of their logits."""
-        return bool(self.hardness or self.label_smoothing)
+def beats(positive: Tensor, best: Tensor, scale: Tensor) -> Tensor:
+    """(n,) bool: the positive's logit is larger than that of the best negative. What differs by no more than two
+    ways of summing a product do is a tie, and no hit: a copy of the positive must not lose to it by rounding."""
+    return positive > best + 32 * torch.finfo(positive.dtype).eps * scale
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from torch.autograd import Function
 
 from workers.losses.gather import all_gather_rows, gather_features, global_mean, world_size
 from workers.losses.infonce import typical_gradient
-from workers.losses.matryoshka import Prefixes, over_prefixes
+from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
-from workers.losses.queries import NEVER
+from workers.losses.queries import NEVER, beats
+from workers.losses.rule import Prefixes
 from workers.losses.tiles import positive_rows, tiles
 
 
@@ -118,7 +119,7 @@ class _Sigmoid(Function):
         grad_A *= scale
         grad_G *= scale
         ctx.save_for_backward(grad_A, grad_G, (A * grad_A).sum() / scale, grad_bias)
-        hits = (own * (positive > best)).sum() if measure else torch.zeros_like(loss)
+        hits = (own * beats(positive, best, scale)).sum() if measure else torch.zeros_like(loss)
         ctx.mark_non_differentiable(hits)
         return loss, hits
 

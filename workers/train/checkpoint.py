@@ -19,12 +19,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import safetensors.torch
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from jobspecs.errors import NotFoundError, TandemError
 from workers.storage import Storage, join
-from workers.train.engine import MOMENTS, Engine, State
+from workers.train.engine import Engine, State
+from workers.train.loss_scale import LossScale
+from workers.train.optimizer import MOMENTS
+from workers.train.partition import whole_names
 
 FORMAT = 1
 
@@ -61,6 +65,10 @@ class Manifest:
     world_size: int
     """Ranks that wrote it."""
     files: tuple[File, ...]
+    skipped_steps: int = 0
+    """Steps of the run so far whose gradient was not finite: the optimizer has not seen them."""
+    loss_scale: LossScale | None = None
+    """State of fp16's loss scaling."""
     format: int = FORMAT
 
     def to_json(self) -> bytes:
@@ -77,7 +85,14 @@ class Manifest:
                     f"checkpoint format {fields['format']} is not that of this version, {FORMAT}. Go on with the "
                     "version of Tandem that wrote it, or give the job another name."
                 )
-            return cls(**{**fields, "files": tuple(File(**file) for file in fields["files"])})
+            scale = fields.get("loss_scale")
+            return cls(
+                **{
+                    **fields,
+                    "files": tuple(File(**file) for file in fields["files"]),
+                    "loss_scale": scale if scale is None else LossScale(**scale),
+                }
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"its manifest can't be read: {error}") from error
 
@@ -118,16 +133,16 @@ def save(
 ) -> Manifest:
     """Writes a checkpoint from all ranks and commits it. Raises StorageError on a rank that can't write."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    owner = _owners(engine.module, world_size)
+    owner = _owners({name: engine.shapes[name] for name in engine.trained}, world_size)
     model: dict[str, Tensor] = {}
     optimizer: dict[str, Tensor] = {}
     for state in engine.whole_state():
         if owner[state.name] == rank:
             model[state.name] = _on_host(state.value)
             optimizer |= {f"{key}.{state.name}": _on_host(state.moments[key]) for key in MOMENTS}
-    untrained = engine.module.state_dict().keys() - owner.keys()
-    if rank == 0:
-        model |= {name: _on_host(engine.module.state_dict()[name]) for name in sorted(untrained)}
+    for name, tensor in engine.untrained_state():
+        if rank == 0:
+            model[name] = _on_host(tensor)
 
     files = [
         _write_file(storage, uri, f"{kind}-a{attempt:05d}-{rank:05d}.safetensors", tensors)
@@ -144,6 +159,8 @@ def save(
         attempt=attempt,
         world_size=world_size,
         files=tuple(file for files in gathered for file in files),
+        skipped_steps=engine.skipped_steps,
+        loss_scale=engine.loss_scale,
     )
     if rank == 0:
         storage.write(join(uri, "manifest.json"), manifest.to_json())
@@ -155,44 +172,48 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
     manifest = read_manifest(storage, uri)
     model = _tensors(storage, uri, manifest, "model")
     optimizer = _tensors(storage, uri, manifest, "optimizer")
-    _load_module(engine.module, model, uri)
-    trained = [name for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
-    for name in trained:
+    _check_fits(engine.shapes, model, uri)
+    for name in engine.trained:
         if any(f"{key}.{name}" not in optimizer for key in MOMENTS):
             raise CheckpointError(f"{uri} has no optimizer state of {name}")
-    states = (State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in trained)
-    engine.load_state(states, manifest.step)
+    states = (State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in engine.trained)
+    # In the model's order: at stage 3, setting one is a collective.
+    untrained = {name: model[name] for name in engine.shapes if name not in engine.trained}
+    engine.load_state(states, untrained, manifest.step, manifest.loss_scale, manifest.skipped_steps)
     return manifest
 
 
 def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
     """Loads the parameters and buffers of a checkpoint alone, as evaluations need them."""
     manifest = read_manifest(storage, uri)
-    _load_module(module, _tensors(storage, uri, manifest, "model"), uri)
+    tensors = _tensors(storage, uri, manifest, "model")
+    own = dict(whole_names(module))
+    _check_fits({name: tensor.shape for name, tensor in own.items()}, tensors, uri)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
     return manifest
 
 
-def _load_module(module: nn.Module, tensors: dict[str, Tensor], uri: str) -> None:
-    own = module.state_dict()
+def _check_fits(shapes: dict[str, torch.Size], tensors: dict[str, Tensor], uri: str) -> None:
+    """Raises CheckpointError where the `tensors` of `uri` are not those of a model with `shapes`."""
     faults = {
-        "missing": sorted(own.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - own.keys()),
+        "missing": sorted(shapes.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - shapes.keys()),
         "of another shape": sorted(
-            name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+            name for name in shapes.keys() & tensors.keys() if shapes[name] != tensors[name].shape
         ),
     }
     if any(faults.values()):
         found = ", ".join(f"{fault} {names[:3]}" for fault, names in faults.items() if names)
         raise CheckpointError(f"{uri} is of another model: {found}")
-    module.load_state_dict(tensors)
 
 
-def _owners(module: nn.Module, world_size: int) -> dict[str, int]:
-    """Which rank writes which parameter: the largest first, each to the rank with least so far."""
+def _owners(shapes: dict[str, torch.Size], world_size: int) -> dict[str, int]:
+    """Which rank writes which of the parameters: the largest first, each to the rank with least so far."""
     load = [0] * world_size
     owner = {}
-    trained = [(p.numel(), name) for name, p in module.named_parameters() if p.requires_grad]
-    for numel, name in sorted(trained, reverse=True):
+    for numel, name in sorted(((shape.numel(), name) for name, shape in shapes.items()), reverse=True):
         owner[name] = load.index(min(load))
         load[owner[name]] += numel
     return owner

@@ -1,15 +1,21 @@
-"""DeepSpeed's engine for a model, and access to the whole of its state by parameter name.
+"""DeepSpeed's engine for a model: gradients that are averaged once a step, updates, and the whole of the state.
 
-Everything that knows DeepSpeed stands here. Parameters and optimizer state are fp32 under any precision:
-bf16 is DeepSpeed's autocast of the arithmetic, so that `logit_scale` and the norms keep their digits.
+Parameters and optimizer state are fp32 under any precision: bf16 and fp16 are DeepSpeed's autocast of the
+arithmetic, so that `logit_scale` and the norms keep their digits.
+
+    with engine.accumulation():
+        for part in parts:
+            engine.backward(loss_of(engine(*part)))
+    norm = engine.step(learning_rate)
+
+A parameter that no backward pass reached in a step has a gradient of zero, at every stage and on every rank alike.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,34 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from jobspecs.training import Training
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter, each of the parameter's shape."""
-
-
-def import_deepspeed() -> Any:
-    """The module. It takes seconds to import, and warns of its own use of torch."""
-    # DeepSpeed announces itself at length on every rank; what it warns of still comes through.
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import deepspeed
-    # Its backend would compile a collective for inference on CPUs, under a lock file that a killed compiler leaves
-    # behind and every later job waits for without end. Training never calls it: no compiled op counts as available.
-    deepspeed.ops.__compatible_ops__ = {}
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings are decayed; vectors and scalars (norms, biases, the logit scale) are not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+from workers.train.deepspeed_config import configuration, import_deepspeed, initialize
+from workers.train.lamb import Lamb
+from workers.train.loss_scale import LossScale
+from workers.train.optimizer import MOMENTS, make_moments, make_optimizer
+from workers.train.partition import Partition, whole_names
 
 
 @dataclass(frozen=True)
@@ -59,107 +42,223 @@ class State:
 class Engine:
     """A model under DeepSpeed, with its optimizer. All ranks call its methods together."""
 
-    def __init__(self, model: nn.Module, training: Training, rows: int, device: torch.device) -> None:
-        """rows: rows of this rank in each batch, masked ones included."""
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Training,
+        rows: int,
+        device: torch.device,
+        section: Mapping[str, Any] | None = None,
+    ) -> None:
+        """rows: rows of this rank in each batch, masked ones included. section: the spec's `deepspeed`.
+
+        Raises DeepSpeedConfigurationError.
+        """
+        section = section or {}
         deepspeed = import_deepspeed()
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, training.optimizer.weight_decay),
-            lr=training.optimizer.learning_rate,
-            betas=(training.optimizer.betas[0], training.optimizer.betas[1]),
-            eps=training.optimizer.eps,
+        model = model.to(device)
+        self.shapes = {name: tensor.shape for name, tensor in whole_names(model)}
+        """Of all parameters and persistent buffers, by name: at stage 3 the module's own are empty."""
+        self.trained = tuple(name for name, p in model.named_parameters() if p.requires_grad)
+        """Names of the trained parameters, in the model's order."""
+        elements = sum(self.shapes[name].numel() for name in self.trained)
+        optimizer = make_optimizer(model, training.optimizer, device)
+        self._engine = initialize(
+            deepspeed,
+            section,
+            model=model,
+            optimizer=optimizer,
+            config=configuration(training, section, rows, elements),
         )
-        config = {
-            "train_micro_batch_size_per_gpu": rows,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": training.max_grad_norm,
-            "zero_optimization": {"stage": training.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
-        }
+        self._gather: Callable[..., contextlib.AbstractContextManager[None]] = deepspeed.zero.GatheredParameters
         self._stage = training.zero_stage
-        self._engine, *_ = deepspeed.initialize(
-            model=model.to(device), optimizer=optimizer, config=config, dist_init_required=False
-        )
+        self._max_grad_norm = training.max_grad_norm
         self._optimizer = optimizer
-        self._names = {id(p): name for name, p in self.module.named_parameters() if p.requires_grad}
-        self._make_moments()
+        self._partition = Partition(self._engine, self._stage, optimizer)
+        make_moments(optimizer, self._partition.tensors)
+        if isinstance(optimizer, Lamb):
+            optimizer.layouts = self._partition.layouts
+        # DeepSpeed's scaling is wrong under ZeRO: see loss_scale.py. That another engine of this process has used
+        # fp16 is enough for it to be there.
+        self._engine.torch_autocast_z0_gradscaler = None
+        if self._stage > 0:
+            self._engine.optimizer.torch_autocast_gradscaler = None
+        self.loss_scale = LossScale() if training.precision == "fp16" else None
+        """The state of the loss scaling; None but for fp16."""
+        self.overflowed = False
+        """Whether the last step was skipped, because its gradient was not finite."""
+        self.skipped_steps = 0
+        """Steps that were skipped, of the whole run."""
 
     @property
     def module(self) -> nn.Module:
-        """The model itself."""
+        """The model itself. At stage 3 its parameters are empty outside of a forward or backward pass."""
         module: nn.Module = self._engine.module
         return module
 
-    def __call__(self, *inputs: Tensor | None) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward pass."""
-        return self._engine(*inputs)
+        return self._engine(*args, **kwargs)
 
-    def update(self, loss: Tensor, learning_rate: float) -> float:
-        """Backward pass, gradient averaging over the ranks, clipping, optimizer step.
+    # --- a step -------------------------------------------------------------------------------------------
 
-        Returns the global L2 norm of the gradient before clipping.
+    @contextlib.contextmanager
+    def accumulation(self) -> Iterator[None]:
+        """Inside, `backward` only adds up gradients; they are averaged over the ranks once, at its end.
+
+        What is raised inside goes through, and the gradients are forgotten.
+        """
+        try:
+            with self._engine.no_sync() if self._stage == 0 else self._engine.coalesce_grad_reduction():
+                try:
+                    yield
+                    self._fill_gradients()
+                except BaseException:
+                    # DeepSpeed reduces in a `finally`: what there is then, and the other ranks might not join in.
+                    self._engine.zero_grad()
+                    raise
+            if self._stage == 0:
+                self._engine.allreduce_gradients()
+        except BaseException:
+            self.discard()
+            raise
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of `loss`, a scalar, to the step's; within `accumulation`."""
+        if self.loss_scale is not None:
+            if self._stage == 0:
+                loss = loss * self.loss_scale.scale
+            else:
+                # Multiplies the loss, divides the gradient before it clips, and skips a step whose norm is not finite.
+                self._engine.optimizer.override_loss_scale(self.loss_scale.scale)
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        """Clips the gradient to `max_grad_norm` and updates the parameters.
+
+        Returns the global L2 norm of the gradient before clipping. Where it is not finite, the step is skipped:
+        see `overflowed`.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        self._engine.backward(loss)
+        norm = self._step_whole() if self._stage == 0 else self._step_partitioned()
+        self.overflowed = not math.isfinite(norm)
+        self.skipped_steps += self.overflowed
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after(self.overflowed)
+        return norm
+
+    def discard(self) -> None:
+        """Forgets the gradients since the last step, and whatever an interrupted pass left behind."""
+        self._engine.zero_grad()
         if self._stage == 0:
-            # Without ZeRO, DeepSpeed clips but keeps no norm.
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            return
+        zero = self._engine.optimizer
+        zero.zero_grad()
+        zero._backward_hook_state.reset_for_new_step()
+        zero._backward_active_depth = 0
+        if self._stage == 3:
+            zero.averaged_gradients = {}
+            zero._partition_all_parameters()
+        else:
+            zero.averaged_gradients = dict.fromkeys(zero.averaged_gradients)
+            zero.all_grad_tensors = dict.fromkeys(zero.all_grad_tensors)
+
+    def _fill_gradients(self) -> None:
+        """Zeros where no backward pass came by.
+
+        Ranks must reduce the same parameters. And at stage 3, DeepSpeed 0.19 would take the gradient that such a
+        parameter had at the step before.
+        """
+        for parameter in self.module.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                data = parameter.data
+                shape = getattr(parameter, "ds_shape", data.shape)
+                # At stage 3 the parameter is empty now, but takes only a gradient of its own shape.
+                parameter.data = data.new_empty(shape)
+                parameter.grad = torch.zeros_like(parameter)
+                parameter.data = data
+
+    def _step_whole(self) -> float:
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if self.loss_scale is not None:
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        found = float(norm)
+        if math.isfinite(found):
+            trained = [p for p in self.module.parameters() if p.requires_grad]
+            torch.nn.utils.clip_grads_with_norm_(trained, self._max_grad_norm, norm)
             self._engine.step()
         else:
-            self._engine.step()
-            norm = self._engine.get_global_grad_norm()
-        return float(norm)
+            self._engine.zero_grad()
+        return found
+
+    def _step_partitioned(self) -> float:
+        self._engine.step()
+        return math.inf if self._engine.optimizer.overflow else float(self._engine.get_global_grad_norm())
+
+    # --- the whole state ----------------------------------------------------------------------------------
 
     def whole_state(self) -> Iterator[State]:
         """The state of each trained parameter, in the model's order. Collective under ZeRO; each comes
         whole on every rank and may be dropped before the next."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        parameters = dict(self.module.named_parameters())
+        for name in self.trained:
+            parameter, shape = parameters[name], self.shapes[name]
+            moments = {key: self._partition.whole(parameter, shape, self._moment(key)) for key in MOMENTS}
+            with self._whole(parameter):
+                yield State(name, parameter.detach(), moments)
 
-        for name, parameter in self._trained():
-            if self._stage == 0:
-                state = self._optimizer.state[parameter]
-                yield State(name, parameter.detach(), {key: state[key] for key in MOMENTS})
-            else:
-                moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-                yield State(name, safe_get_full_fp32_param(parameter), moments)
+    def untrained_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Frozen parameters and persistent buffers, by name; otherwise as `whole_state`."""
+        for name, tensor in whole_names(self.module):
+            if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
+                with self._whole(tensor):
+                    yield name, tensor.detach()
 
-    def load_state(self, states: Iterator[State], step: int) -> None:
-        """Takes over `states` (every trained parameter once) as they are after `step` optimizer steps."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        parameters = dict(self._trained())
+    def load_state(
+        self,
+        states: Iterable[State],
+        untrained: Mapping[str, Tensor],
+        step: int,
+        loss_scale: LossScale | None = None,
+        skipped_steps: int = 0,
+    ) -> None:
+        """Takes over `states` (every trained parameter once) and `untrained` (all frozen parameters and buffers)
+        as they are after `step` optimizer steps, `skipped_steps` of which were skipped."""
+        tensors = dict(whole_names(self.module))
+        left = set(tensors)
+        moments = {key: self._moment(key) for key in MOMENTS}
         with torch.no_grad():
+            for name, value in untrained.items():
+                self._set(tensors[name], value)
+                left.remove(name)
             for state in states:
-                parameter = parameters.pop(state.name)
-                parameter.copy_(state.value)
-                if self._stage == 0:
-                    for key, value in state.moments.items():
-                        self._optimizer.state[parameter][key].copy_(value)
-                else:
-                    # These write this rank's part of it; the working copy above is not theirs.
-                    safe_set_full_fp32_param(parameter, state.value.to(parameter.device))
-                    for key, value in state.moments.items():
-                        safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+                parameter = tensors[state.name]
+                assert isinstance(parameter, nn.Parameter)
+                self._set(parameter, state.value)
+                for key, value in state.moments.items():
+                    self._partition.set(parameter, value, moments[key])
+                left.remove(state.name)
+            if self._stage > 0:
+                # The optimizer's copies: both are fp32.
+                self._engine.optimizer.refresh_fp32_params()
             for slots in self._optimizer.state.values():
-                slots["step"].fill_(step)
-        assert not parameters, f"no state for {sorted(parameters)}"
+                slots["step"].fill_(step - skipped_steps)
+        assert not left, f"no state for {sorted(left)}"
+        self.skipped_steps = skipped_steps
+        if self.loss_scale is not None:
+            self.loss_scale = loss_scale or LossScale()
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.module.named_parameters() if p.requires_grad)
+    def _moment(self, key: str) -> dict[Tensor, Tensor]:
+        return {tensor: self._optimizer.state[tensor][key] for tensor in self._partition.tensors}
 
-    def _make_moments(self) -> None:
-        """Makes AdamW's state now and not at the first step.
+    def _whole(self, tensor: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[None]:
+        """Inside, `tensor` of the module is whole; written to with `modifier_rank`."""
+        if self._stage == 3 and isinstance(tensor, nn.Parameter):
+            return self._gather([tensor], modifier_rank=modifier_rank)
+        return contextlib.nullcontext()
 
-        DeepSpeed 0.19 links a parameter to its moments after the first parameter group's step, when those
-        of the later groups are not there yet: `safe_get_full_optimizer_state` then fails for them.
-        """
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                self._optimizer.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32),
-                    **{key: torch.zeros_like(parameter) for key in MOMENTS},
-                }
-        if self._stage > 0:
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+    def _set(self, tensor: Tensor, value: Tensor) -> None:
+        with self._whole(tensor, modifier_rank=0):
+            tensor.copy_(value)

@@ -7,7 +7,6 @@ Called on every rank of an initialised process group, by Ray Train's workers and
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,22 +19,21 @@ from jobspecs.job import JobSpec
 from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
 from workers.data.shards import FAULTS
-from workers.losses.gather import all_reduce_sum, global_mean
-from workers.losses.infonce import infonce
-from workers.models.two_tower import Features, build
+from workers.losses.gather import all_reduce_sum, traffic
+from workers.models.build import build
+from workers.objectives import contrast_of
 from workers.run import RunDirectory, RunPlan
 from workers.run_inputs import load_indexes, load_tokenizers
 from workers.storage import Storage
 from workers.train import checkpoint
-from workers.train.batch import gather_batch
+from workers.train.batch import content_keys, gather_batch
 from workers.train.engine import Engine
+from workers.train.health import Watch, measure_health
+from workers.train.micro_batch import MicroBatch
 from workers.train.record import Recorder, StepMetrics
 from workers.train.schedule import learning_rate
+from workers.train.step import ContrastiveStep
 from workers.train.stop import StopWatch
-
-
-class DivergedError(TandemError):
-    """The loss is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -84,36 +82,65 @@ def train(task: TrainTask) -> Outcome:
     watch = StopWatch(storage, run.stop)
     # One rank looks; the others learn of it with the batch.
     with loader, watch if rank == 0 else contextlib.nullcontext():
-        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers["text"])
-        engine = Engine(model, spec.training, rows_per_rank(world_size, plan.layout), device)
+        model = build(
+            spec.model,
+            spec.data,
+            spec.objective,
+            spec.seed,
+            tokenizers,
+            gradient_checkpointing=spec.training.gradient_checkpointing,
+            compile=spec.training.compile,
+        )
+        contrast = contrast_of(spec.objective, spec.data, model.trained)
+        rows = rows_per_rank(world_size, plan.layout)
+        micro_batch = MicroBatch(spec.training.micro_batch, rows, device, divisible=not model.has_batch_norm)
+        engine = Engine(model, spec.training, rows, device, spec.deepspeed)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
+        update = ContrastiveStep(engine, contrast, micro_batch, spec.seed, device)
+        health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
         step = start
         for wait_seconds, batch in _timed(loader):
             began = time.monotonic()
-            seen = gather_batch(batch.rows, plan.layout, device, stop=watch.requested)
+            traffic.take()
+            keys = content_keys(batch.rows, contrast.kinds)
+            seen = gather_batch(batch.rows, keys, plan.layout, device, stop=watch.requested)
             masked += seen.masked
             rate = learning_rate(step, plan.total_steps, spec.training)
-            loss, scale, grad_norm = _update(engine, batch, rate, device)
+            checked = (step + 1) % spec.training.health_every == 0
+            done = update(batch.rows, seen, step, rate, measure=checked)
+            health = measure_health(done, seen, contrast) if checked else None
             step += 1
             seconds = wait_seconds + time.monotonic() - began
             metrics = StepMetrics(
                 step=step,
-                loss=loss,
-                logit_scale=scale,
+                loss=done.loss,
+                logit_scale=done.logit_scale,
                 learning_rate=rate,
-                grad_norm=grad_norm,
+                grad_norm=done.grad_norm,
                 samples=step * plan.layout.global_batch,
                 masked=seen.masked,
                 samples_per_second=plan.layout.global_batch / seconds,
                 data_wait_fraction=wait_seconds / seconds,
+                gathered_bytes=traffic.take().received_bytes,
+                micro_batch=micro_batch.rows,
+                skipped=engine.overflowed,
+                health=health,
                 batch_digest=seen.digest,
                 world_size=world_size,
                 attempt=task.attempt,
                 time=time.time(),
             )
             recorder.step(metrics, batch.bad)
-            _check(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
+            try:
+                scaling = engine.loss_scale
+                health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
+                if health is not None:
+                    health_watch.health(step, health)
+                _check_data(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
+            except TandemError:
+                recorder.flush()
+                raise
             last = step == plan.total_steps or seen.stop
             if last or step % spec.checkpoint.every_steps == 0:
                 recorder.flush()
@@ -144,21 +171,7 @@ def _timed(batches: Iterable[RankBatch]) -> Iterator[tuple[float, RankBatch]]:
         yield time.monotonic() - began, batch
 
 
-def _update(engine: Engine, batch: RankBatch, rate: float, device: torch.device) -> tuple[float, float, float]:
-    """One optimizer step. Returns the loss of the global batch, the logit scale and the gradient's norm."""
-    pixels = torch.from_numpy(batch.rows.columns["image"][:, 0]).to(device)
-    tokens = torch.from_numpy(batch.rows.columns["text"]).to(device)
-    valid = torch.from_numpy(batch.rows.valid).to(device)
-    color = batch.rows.columns.get("color")
-    # The colours' parameters stay on the CPU: change_colors knows then, without waiting, which views they change.
-    features: Features = engine(pixels, tokens, None if color is None else torch.from_numpy(color[:, 0]))
-    loss = infonce(features.image, features.text, features.logit_scale, valid)
-    scale = float(features.logit_scale.detach())
-    grad_norm = engine.update(loss, rate)
-    return float(global_mean(loss)), scale, grad_norm
-
-
-def _check(
+def _check_data(
     metrics: StepMetrics,
     masked: int,
     max_bad_fraction: float,
@@ -166,19 +179,10 @@ def _check(
     plan: RunPlan,
     device: torch.device,
 ) -> None:
-    """Raises on all ranks alike where going on makes no sense."""
-    # The gradient too: its update has spoilt the parameters, which must not be committed.
-    for value, what in ((metrics.loss, "loss"), (metrics.grad_norm, "gradient's norm")):
-        if not math.isfinite(value):
-            recorder.flush()
-            raise DivergedError(
-                f"the {what} of step {metrics.step} is {value}. Lower training.optimizer.learning_rate, "
-                "warm up longer, or lower objective.logit_scale.max."
-            )
+    """Raises DataError, on all ranks alike, where too many samples can't be used."""
     # Ten batches at least: a few bad samples at the very start are no verdict on the data.
     of = max(metrics.samples, 10 * plan.layout.global_batch)
     if masked > max_bad_fraction * of:
-        recorder.flush()
         counts = torch.tensor([recorder.causes[fault] for fault in FAULTS], device=device)
         all_reduce_sum(counts)
         causes = ", ".join(f"{fault} {int(n)}" for fault, n in zip(FAULTS, counts, strict=True) if n)

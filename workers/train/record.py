@@ -7,11 +7,13 @@ import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jobspecs.errors import StorageError
 from workers.data.rows import BadSample
 from workers.run import PartsWriter, RunDirectory
 from workers.storage import Storage
+from workers.train.health import Health
 
 FLUSH_SECONDS = 1.0
 """A record is at most this old when it reaches the run directory."""
@@ -37,6 +39,14 @@ class StepMetrics:
     samples_per_second: float
     data_wait_fraction: float
     """Share of the step's time that the rank waited for its batch."""
+    gathered_bytes: int
+    """Bytes that a rank received for the loss: identities, features and their gradients, sums."""
+    micro_batch: int
+    """Rows that a rank encoded at a time."""
+    skipped: bool
+    """Whether the update was left out, as gradients overflowed in fp16 and the loss scale was lowered."""
+    health: Health | None
+    """A check, every `training.health_every` steps."""
     batch_digest: str
     world_size: int
     attempt: int
@@ -44,8 +54,10 @@ class StepMetrics:
     """Unix time."""
 
 
-def _json(value: float | int | str) -> float | int | str | None:
+def _json(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -62,7 +74,7 @@ class Recorder:
     def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
         """Records a step; `metrics` are written by rank 0 alone."""
         if self._metrics:
-            self._metrics.append({name: _json(value) for name, value in asdict(metrics).items()})
+            self._metrics.append(_json(asdict(metrics)))
         for sample in bad:
             self.causes[sample.cause] += 1
             self._bad.append({"step": metrics.step, **asdict(sample)})

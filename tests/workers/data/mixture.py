@@ -130,7 +130,7 @@ def assert_equal(one: Sequence[RankBatch], other: Sequence[RankBatch]) -> None:
     assert digests(one) == digests(other)
     for a, b in zip(one, other, strict=True):
         assert a.step == b.step
-        assert a.rows.columns.keys() == b.rows.columns.keys() == {"image", "text"}
+        assert a.rows.columns.keys() == b.rows.columns.keys() == {"image", "image_key", "text"}
         for name, column in a.rows.columns.items():
             assert (column == b.rows.columns[name]).all()
         assert {(bad.key, bad.cause) for bad in a.bad} == {(bad.key, bad.cause) for bad in b.bad}

@@ -224,10 +224,10 @@ def test_another_seed_does_not_overwrite(tmp_path: Path) -> None:
 
 
 def test_unknown_kind(tmp_path: Path) -> None:
-    expected = "no demo 'digit': choose one of digits, glyphs; did you mean 'digits'"
+    expected = "no demo 'digit': choose one of digits, glyphs, stdlib; did you mean 'digits'"
     with pytest.raises(UsageError, match=expected):
         write_demo("digit", tmp_path)
-    with pytest.raises(UsageError, match=r"no demo 'cifar': choose one of digits, glyphs$"):
+    with pytest.raises(UsageError, match=r"no demo 'cifar': choose one of digits, glyphs, stdlib$"):
         write_demo("cifar", tmp_path)
 
 

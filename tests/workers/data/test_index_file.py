@@ -232,15 +232,14 @@ def test_planning_over_laions_index_takes_500_megabytes(laion: Path, tmp_path: P
 SPEC = """\
 apiVersion: tandem/v1
 name: laion
-objective: {kind: image_text, loss: infonce}
+objective: {kind: image_text}
 data:
   sources: [{name: laion, urls: ["s3://bucket/laion2B-en/{000000..229999}.tar"]}]
   image: {column: jpg, size: 224}
   text: {column: txt, tokenizer: {kind: bytes}, context_length: 77}
 model:
-  kind: clip
-  image: {width: 96, layers: 3, heads: 4, patch: 16}
-  text: {width: 64, layers: 2, heads: 4}
+  image: {kind: transformer, width: 96, layers: 3, heads: 4, patch: 16}
+  text: {kind: transformer, width: 64, layers: 2, heads: 4}
   embedding_dim: 64
 training:
   global_batch: 32768

@@ -50,8 +50,8 @@ REMOTE = index_of(("s3://b/0.tar", 100 * MIB, 1000), ("s3://b/1.tar", 300 * MIB,
 def test_by_hand() -> None:
     """3 ranks share 8 lanes out: the second one has 3, in 2 processes with 2 lanes at most."""
     memory = loader_memory(data_of(processes=2, prefetch=2, read_ahead=3), (REMOTE,), {}, LAYOUT, workers=3)
-    # A row: id 8, valid 1, image 192, text 64; 16 rows in a slot, each array from a multiple of 64.
-    slot = 128 + 64 + 16 * 192 + 16 * 64
+    # A row: id 8, valid 1, image 192 and its key 8, text 64; 16 rows in a slot, each array from a multiple of 64.
+    slot = 128 + 64 + 16 * 192 + 128 + 16 * 64
     # 2 shards: size, stored, samples; URIs, ETags, offsets, kept, beside with their ends; two rings.
     index = 2 * 3 * 8 + (2 * 12 + 2 * 1 + 2 * 4 + 0) + 5 * 2 * 8 + 2 * 2 * 2 * 8
     assert memory == LoaderMemory(

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobspecs.columns import Color, Document, Image, Query, Text
+from jobspecs.columns import Color, Document, Image, Query, Text, Weight
 from jobspecs.data import Data
 from tests.workers.data.pictures import jpeg_of_size, views_of
 from tests.workers.data.samples import (
@@ -31,6 +32,7 @@ from tests.workers.data.samples import (
 from tests.workers.data.tars import InMemory, noise_jpeg, tar_of
 from workers.data.augment import draw_color
 from workers.data.keyed import hash64
+from workers.data.row_maker import image_key
 from workers.data.rows import BadSample
 from workers.data.shards import extensions, read_unindexed
 from workers.data.stream import Placed
@@ -111,6 +113,47 @@ def test_columns_that_stand_in_one_member_are_one() -> None:
     assert text_in(rows.columns["document"][0]) == "me"
 
 
+# --- keys of images, prefixes, weights ----------------------------------------------------------------
+
+WEIGHED = data_of(text=Text(context_length=LENGTH), weight=Weight(field="score.quality"))
+
+
+def weighed(value: Any) -> dict[str, bytes]:
+    return {"txt": b"a", "json": content({"score": {"quality": value}})}
+
+
+def test_the_key_of_an_image_is_xxh3_of_its_bytes() -> None:
+    # Of the reference implementation, https://github.com/Cyan4973/xxHash: XXH3_64bits("", 0) = 0x2d06800538d394c2.
+    assert image_key(b"") == 0x2D06800538D394C2
+    one, other = (made(PAIRS, {"jpg": noise_jpeg(n), "txt": b"a"}) for n in (0, 1))
+    again = made(PAIRS, {"jpg": noise_jpeg(0), "txt": b"b"}, pass_=1, place=9)
+    assert one.columns["image_key"] == again.columns["image_key"] == image_key(noise_jpeg(0))
+    assert one.columns["image_key"] != other.columns["image_key"]
+    keys = [image_key(bytes([n])) for n in range(99)]
+    assert min(keys) < 0 < max(keys)
+    assert all(-(2**63) <= key < 2**63 for key in keys)
+
+
+def test_a_prefix_stands_before_each_text() -> None:
+    data = data_of(
+        query=Query(prefix="q: ", context_length=LENGTH),
+        document=Document(column="json", field="d", prefix="d: ", context_length=LENGTH),
+        negatives=NEGATIVES.negatives,
+    )
+    members = {"query.txt": b"who?", "json": content({"d": "me"}), "negatives.json": content(["you", ""])}
+    columns = made(data, members).columns
+    assert text_in(columns["query"][0]) == "q: who?"
+    assert text_in(columns["document"][0]) == "d: me"
+    assert [text_in(tokens) for tokens in columns["negatives"][0, :2]] == ["d: you", "d: "]
+    captioned = data_of(text=Text(prefix="a text: ", context_length=12))
+    assert text_in(made(captioned, {"txt": b"longer"}).columns["text"][0]) == "a text: lo"
+
+
+@pytest.mark.parametrize(("value", "weight"), [(0, 0.0), (2, 2.0), (0.3, np.float32(0.3)), (1e-60, 0.0), (-0.0, 0.0)])
+def test_the_weight_of_a_row(value: float, weight: float) -> None:
+    assert made(WEIGHED, weighed(value)).columns["weight"].tolist() == [weight]
+
+
 # --- masked rows --------------------------------------------------------------------------------------
 
 DEEP = b'{"captions": ' + b"[" * 100_000
@@ -122,6 +165,18 @@ MASKED: list[tuple[Data, dict[str, bytes], str]] = [
     (PAIRS, {"jpg": JPEG[:-20], "txt": b"a"}, "undecodable"),
     (PAIRS, {"jpg": jpeg_of_size(60_000, 60_000), "txt": b"a"}, "too_large"),
     (PAIRS, {"jpg": JPEG, "txt": b"caf\xe9"}, "undecodable"),
+    (WEIGHED, {"txt": b"a"}, "missing_column"),
+    (WEIGHED, {"txt": b"a", "json": content({"quality": 1})}, "missing_column"),
+    (WEIGHED, weighed(None), "missing_column"),
+    (WEIGHED, weighed("1"), "undecodable"),
+    (WEIGHED, weighed(True), "undecodable"),
+    (WEIGHED, weighed([1]), "undecodable"),
+    (WEIGHED, weighed(-0.1), "undecodable"),
+    (WEIGHED, weighed(float("nan")), "undecodable"),
+    (WEIGHED, weighed(float("inf")), "undecodable"),
+    (WEIGHED, weighed(1e39), "undecodable"),
+    (WEIGHED, weighed(10**400), "undecodable"),
+    (WEIGHED, {"txt": b"a", "json": b"{"}, "undecodable"),
     (captions(), {"json": b""}, "undecodable"),
     (captions(), {"json": b'{"captions": "a"'}, "undecodable"),
     (captions(), {"json": DEEP}, "undecodable"),

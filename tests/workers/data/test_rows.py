@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jobspecs.columns import Color, Document, Image, Negatives, Query, Text
+from jobspecs.columns import Color, Document, Image, Negatives, Query, Text, Weight
 from jobspecs.data import Data
 from tests.workers.data.samples import data_of
 from workers.data.augment import COLOR_PARAMETERS
@@ -24,8 +24,15 @@ VIEWS = data_of(image=Image(size=3, views=2, color=Color()))
 TEXTS = data_of(query=Query(context_length=3), document=Document(context_length=7), negatives=Negatives(count=4))
 Expected = dict[str, tuple[tuple[int, ...], type]]
 COLUMNS: list[tuple[Data, Expected]] = [
-    (PAIRS, {"image": ((1, 5, 5, 3), np.uint8), "text": ((9,), np.int32)}),
-    (VIEWS, {"image": ((2, 3, 3, 3), np.uint8), "color": ((2, COLOR_PARAMETERS), np.float32)}),
+    (PAIRS, {"image": ((1, 5, 5, 3), np.uint8), "image_key": ((), np.int64), "text": ((9,), np.int32)}),
+    (
+        VIEWS,
+        {
+            "image": ((2, 3, 3, 3), np.uint8),
+            "image_key": ((), np.int64),
+            "color": ((2, COLOR_PARAMETERS), np.float32),
+        },
+    ),
     (
         TEXTS,
         {
@@ -36,6 +43,7 @@ COLUMNS: list[tuple[Data, Expected]] = [
         },
     ),
     (data_of(document=Document(context_length=7)), {"document": ((7,), np.int32)}),
+    (data_of(weight=Weight(field="quality")), {"weight": ((), np.float32)}),
     (data_of(), {}),
 ]
 

@@ -1,4 +1,4 @@
-"""Both evaluations, end to end, of a checkpoint with random weights on digits in tars."""
+"""The evaluations, end to end, of a checkpoint with random weights on digits in tars."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ import pytest
 import safetensors.torch
 import torch
 
-from jobspecs.data import EvaluationData
+from jobspecs.data import Data, EvaluationData
 from jobspecs.errors import DataError
-from jobspecs.evaluation import Retrieval, ZeroShot
+from jobspecs.evaluation import Knn, LinearProbe, Retrieval, ZeroShot
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
+from jobspecs.storage import S3
 from tests.workers.tiny_job import SPEC, broken, scans, write_shards, write_tokenizers
 from workers.data.demo_digits import CLASS_NAMES
-from workers.data.demo_tar import Sample
+from workers.data.demo_tar import Sample, TextPair, pack_shard
 from workers.data.tokenize import byte_tokenizer
 from workers.evaluate import KINDS
 from workers.evaluate.encode import Encoder
+from workers.evaluate.knn import knn
+from workers.evaluate.linear_probe import linear_probe
 from workers.evaluate.result import Result
 from workers.evaluate.retrieval import retrieval
 from workers.evaluate.zero_shot import class_embeddings, zero_shot
-from workers.models.two_tower import build
+from workers.models.build import build
 from workers.run import RunDirectory
 from workers.storage import Storage
 from workers.train.checkpoint import CheckpointError, File, Manifest
@@ -73,7 +76,7 @@ def world() -> Iterator[World]:
         samples[7], samples[20] = broken(samples[7]), broken(samples[20])
         write_shards(folder / "data", samples, shards=2)
         spec = loads(SPEC % (folder / "data"))
-        model = build(spec.model, spec.data, spec.objective, 123, byte_tokenizer())
+        model = build(spec.model, spec.data, spec.objective, 123, {"text": byte_tokenizer()})
         run = RunDirectory(f"file://{folder}/run")
         write_tokenizers(run, Storage(spec.storage.s3))
         uri = write_checkpoint(folder / "checkpoint", model.state_dict())
@@ -81,7 +84,7 @@ def world() -> Iterator[World]:
         yield World(
             folder,
             spec,
-            Encoder(spec, run, uri),
+            Encoder.of_checkpoint(spec, run, uri),
             kept,
             EvaluationData(urls=[f"{folder}/data/{{00000..00001}}.tar"]),
         )
@@ -102,19 +105,18 @@ def retrieval_spec(data: EvaluationData) -> Retrieval:
 
 
 def test_kinds_are_those_of_the_spec() -> None:
-    kinds = {"zero_shot": zero_shot, "retrieval": retrieval}
+    kinds = {"zero_shot": zero_shot, "retrieval": retrieval, "knn": knn, "linear_probe": linear_probe}
     assert kinds == KINDS
 
 
 def test_encoder_encodes_what_the_checkpoint_holds(world: World) -> None:
     """The spec's seed is 0, the checkpoint's weights are of another."""
-    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, byte_tokenizer()).eval()
+    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, {"text": byte_tokenizer()}).eval()
     texts = ["one", "", "a text that is longer than what the tower can take in, by far and away"]
     tokens = torch.from_numpy(np.stack([byte_tokenizer().encode(text, 48) for text in texts]))
     with torch.inference_mode():
-        expected = model.encode_text(tokens).numpy()
+        expected = model.embed("text", {"tokens": tokens}).numpy()
     np.testing.assert_allclose(world.encoder.texts(texts, batch=2), expected, atol=1e-6)
-    assert world.encoder.manifest.step == 11
 
 
 def test_images_come_in_order_with_their_columns_whatever_the_batch(world: World) -> None:
@@ -175,14 +177,17 @@ def test_retrieval(world: World) -> None:
 
 
 def test_a_collapsed_model_scores_chance(world: World) -> None:
-    state = {name: value.clone() for name, value in world.encoder._model.state_dict().items()}
+    state = {name: value.clone() for name, value in world.encoder._model.towers.state_dict().items()}
     for name, value in state.items():
         # Each tower gives one vector whatever it sees: the last norm's shift.
         if name.endswith(("post_layernorm.weight", "final_layer_norm.weight")):
             value.zero_()
         if name.endswith(("post_layernorm.bias", "final_layer_norm.bias")):
             value.fill_(1.0)
-    encoder = Encoder(
+        # Ones add up to the same bits in any order, hence in batches of any size.
+        if name.endswith("projection.weight"):
+            value.fill_(1.0)
+    encoder = Encoder.of_checkpoint(
         world.spec, RunDirectory(f"file://{world.folder}/run"), write_checkpoint(world.folder / "collapsed", state)
     )
     for scores in (
@@ -203,7 +208,7 @@ def _with_facts(sample: Sample, **facts: object) -> Sample:
         (-1, "evaluation 'held-out': label -1 is not the index of one of 10 class_names."),
         ("three", "evaluation 'held-out': label 'three' is not the index of one of 10 class_names."),
         (1.0, "evaluation 'held-out': label 1.0 is not the index of one of 10 class_names."),
-        (None, "evaluation 'held-out': label None is not the index of one of 10 class_names."),
+        (True, "evaluation 'held-out': label True is not the index of one of 10 class_names."),
     ],
 )
 def test_a_label_that_is_no_class(world: World, tmp_path: Path, label: object, message: str) -> None:
@@ -252,7 +257,7 @@ def test_retrieval_needs_two_texts_in_utf_8(world: World, tmp_path: Path) -> Non
 def test_a_checkpoint_of_another_model_is_refused(world: World) -> None:
     spec = loads(SPEC % world.folder, overrides=("model.embedding_dim=8",))
     with pytest.raises(CheckpointError, match="is of another model"):
-        Encoder(spec, RunDirectory(f"file://{world.folder}/run"), f"file://{world.folder}/checkpoint")
+        Encoder.of_checkpoint(spec, RunDirectory(f"file://{world.folder}/run"), f"file://{world.folder}/checkpoint")
 
 
 def test_result_as_json(world: World) -> None:
@@ -263,3 +268,104 @@ def test_result_as_json(world: World) -> None:
     assert stored["scores"] == scores.scores
     assert (stored["main"], stored["samples"], stored["skipped"]) == ("acc@1", 28, 2)
     assert "result" not in stored
+
+
+# --- classifiers on features --------------------------------------------------------------------------
+
+
+def on_features(kind: str, world: World, **fields: object) -> dict[str, object]:
+    return {"kind": kind, "name": "probe", "data": world.data, "train": world.data, "batch": 4} | fields
+
+
+def test_features_of_the_backbone_are_those_before_the_projection(world: World) -> None:
+    model = build(world.spec.model, world.spec.data, world.spec.objective, 123, byte_tokenizer()).eval()
+    found = world.encoder.images(world.data.urls, "txt", 9, "backbone")
+    assert found.features.shape == (28, 32)
+    projected = found.features @ model.image_tower.get_parameter("visual_projection.weight").detach().numpy().T
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(projected, world.encoder.images(world.data.urls, "txt", 9).features, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", ["backbone", "embedding"])
+def test_classifiers_on_features(world: World, features: str) -> None:
+    """Each image is among the training images: its nearest neighbour is itself."""
+    near = knn(Knn.model_validate(on_features("knn", world, k=1, features=features)), world.encoder)
+    assert near.scores == {"acc@1": 1.0, "acc@5": pytest.approx(1, abs=0.7), "mean_per_class_recall": 1.0}
+    assert (near.main, near.samples, near.skipped) == ("acc@1", 28, 4)
+    probe = linear_probe(LinearProbe.model_validate(on_features("linear_probe", world)), world.encoder)
+    assert near.chance == probe.chance < probe.scores["acc@1"]
+    named = on_features("knn", world, k=1, label_field="class_name")
+    assert knn(Knn.model_validate(named), world.encoder).scores["acc@1"] == 1.0
+
+
+# --- queries and documents ----------------------------------------------------------------------------
+
+
+class Lookup(torch.nn.Module):
+    """Embeds a text by its first two bytes after the prefix, which are a direction: "a" is 0°, "b" 10°, …"""
+
+    def embed(self, side: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert (inputs["tokens"][:, 1] == ord(side[0])).all(), "the prefix of the side"
+        angle = torch.deg2rad((inputs["tokens"][:, 2] - ord("a")) * 10.0)
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def backbone(self, side: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def text_encoder(**sections: object) -> Encoder:
+    data = Data.model_validate(
+        {
+            "sources": [{"name": "pairs", "urls": ["x.tar"]}],
+            "query": {"prefix": "q", "context_length": 9},
+            "document": {"prefix": "d", "context_length": 7},
+            **sections,
+        }
+    )
+    return Encoder(data, Storage(S3()), dict.fromkeys(data.texts, byte_tokenizer()), Lookup())
+
+
+def pairs_in(folder: Path, pairs: list[TextPair]) -> Retrieval:
+    folder.mkdir(parents=True)
+    (folder / "00000.tar").write_bytes(pack_shard(0, pairs))
+    return retrieval_spec(EvaluationData(urls=[f"{folder}/*.tar"]))
+
+
+def test_retrieval_of_documents(tmp_path: Path) -> None:
+    """Documents a to d. By hand: query a finds a at rank 1; b asks for d, which is third (b, then a and c tie at
+    10°: d is last, rank 4); c asks for d (rank 2 or 3, a tie with b) and for c itself (rank 1)."""
+    pairs = [TextPair(q, d, ()) for q, d in (("a", "a"), ("b", "d"), ("c", "d"), ("c", "c"), ("c", "c"), ("a", "b"))]
+    scores = retrieval(pairs_in(tmp_path / "pairs", pairs), text_encoder())
+    assert scores.main == "nDCG@10"
+    assert scores.scores.keys() == {"nDCG@10", "MRR@10", "R@1", "R@5", "R@10"}
+    assert (scores.samples, scores.skipped) == (6, 0)
+    two = 1 + 1 / np.log2(3)
+    of_c = (1 + (1 / np.log2(3) + 1 / np.log2(4)) / 2) / two
+    assert scores.scores["nDCG@10"] == pytest.approx((1 + 1 / np.log2(5) + of_c) / 3)
+    assert scores.scores["MRR@10"] == pytest.approx((1 + 1 / 4 + 1) / 3)
+    assert [scores.scores[f"R@{k}"] for k in (1, 5, 10)] == pytest.approx([2 / 3, 1, 1])
+    places = (1 / np.log2(np.arange(2, 6))).sum()
+    assert scores.chance == pytest.approx((2 * (2 / 4 * places / two) + 1 / 4 * places) / 3)
+
+
+def test_a_collapsed_model_of_texts_scores_chance(tmp_path: Path) -> None:
+    pairs = [TextPair(f"x{number}", f"x{number % 30}", ()) for number in range(40)]
+    scores = retrieval(pairs_in(tmp_path / "pairs", pairs), text_encoder())
+    assert scores.scores["nDCG@10"] == pytest.approx(scores.chance)
+    assert scores.scores["R@1"] == pytest.approx(1 / 30)
+
+
+def test_queries_in_a_field_and_samples_without_a_document(tmp_path: Path) -> None:
+    encoder = text_encoder(query={"column": "json", "field": "asked", "prefix": "q", "context_length": 9})
+    spec = pairs_in(tmp_path / "pairs", [TextPair("", text, (), {"asked": text}) for text in "abc"])
+    image = Sample(b"", "d", 1, 1, {"asked": "d"})
+    (tmp_path / "pairs/00001.tar").write_bytes(pack_shard(1, [image]))
+    scores = retrieval(spec, encoder)
+    assert scores.scores["nDCG@10"] == 1.0
+    assert (scores.samples, scores.skipped) == (3, 1)
+
+
+def test_retrieval_of_documents_needs_two(tmp_path: Path) -> None:
+    spec = pairs_in(tmp_path / "pairs", [TextPair("a", "b", ()), TextPair("c", "b", ())])
+    with pytest.raises(DataError, match="evaluation 'pairs' needs two texts at least, found 1"):
+        retrieval(spec, text_encoder())

@@ -30,9 +30,12 @@ from workers.train.checkpoint import (
     verify,
     withdraw,
 )
-from workers.train.engine import MOMENTS, Engine
+from workers.train.engine import Engine
+from workers.train.loss_scale import LossScale
+from workers.train.optimizer import MOMENTS
 
 SAVED_AT, STEPS = 2, range(2, 5)
+STAGES = [0, 1, 2, 3]
 
 
 def _save(uri: str, saved: Engine, step: int) -> Manifest:
@@ -69,9 +72,7 @@ def _resume(uri: str, stages: list[int]) -> list[Resumed]:
     resumed = []
     for stage in stages:
         tiny = engine(stage)
-        with torch.no_grad():
-            for tensor in tiny.module.state_dict().values():
-                tensor.zero_()  # all that is right afterwards comes from the files
+        on_engine(tiny, range(10, 11))  # all that is right afterwards comes from the files
         manifest = load(Storage(), uri, tiny)
         again = f"{uri}-again-{dist.get_world_size()}-{stage}"
         _save(again, tiny, SAVED_AT)
@@ -87,7 +88,7 @@ def _refusal(uri: str, unfit: Engine) -> str:
 
 def _write_and_resume(uri: str, stages: list[int]) -> tuple[Manifest, Trace, list[str], list[Resumed]]:
     manifest, trace = _write(uri, 1)
-    unfrozen = Engine(Tiny().requires_grad_(True), training(0), 3, torch.device("cpu"))
+    unfrozen = Engine(Tiny().requires_grad_(True), training(0), 6, torch.device("cpu"))
     refusals = [_refusal(uri, engine(1, width=8)), _refusal(uri, unfrozen)]
     return manifest, trace, refusals, _resume(uri, stages)
 
@@ -116,14 +117,14 @@ class Written:
 def written(folder: Path) -> Written:
     path = folder / "step-00000002"
     uri = f"file://{path}"
-    results = run_ranks(_write_and_resume, 2, uri, [0, 1])
+    results = run_ranks(_write_and_resume, 2, uri, STAGES)
     _, trace, refusals, resumed = results[0]
     return Written(path, uri, trace, [manifest for manifest, *_ in results], refusals, resumed)
 
 
 @functools.cache
 def _resumed(uri: str, world_size: int) -> list[Resumed]:
-    results: list[list[Resumed]] = run_ranks(_resume, world_size, uri, [0, 1])
+    results: list[list[Resumed]] = run_ranks(_resume, world_size, uri, STAGES)
     return results[0]
 
 
@@ -136,7 +137,7 @@ def tensors(uri: str, kind: str) -> dict[str, Tensor]:
     return whole
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_goes_on_as_if_never_interrupted(written: Written, world_size: int, stage: int) -> None:
     resumed = written.resumed if world_size == 2 else _resumed(written.uri, world_size)
@@ -278,3 +279,53 @@ def test_a_withdrawn_checkpoint_is_none_but_keeps_its_manifest(folder: Path, wri
     with pytest.raises(CheckpointError, match="it was never committed"):
         read_manifest(Storage(), f"file://{path}")
     assert (path / "manifest.rejected.json").read_bytes() == (written.path / "manifest.json").read_bytes()
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A training in fp16 with a shared tower, and what went on from its checkpoint."""
+
+    manifest: Manifest
+    saved: Trace
+    resumed: Trace
+    names: set[str]
+
+
+def _fp16(folder: str, stage: int) -> Exact:
+    uri = f"{folder}-{stage}"
+    tiny = engine(stage, "fp16", shared=True)
+    tiny.loss_scale = LossScale(1024.0, 7)
+    on_engine(tiny, range(1))
+    with tiny.accumulation():
+        tiny.backward(tiny("first", torch.full((1, 5), torch.inf)).sum())
+    tiny.step(1e-3)
+    on_engine(tiny, range(1, 2))
+    manifest = _save(uri, tiny, 3)
+    saved = on_engine(tiny, STEPS)
+    again = engine(stage, "fp16", shared=True)
+    assert load(Storage(), uri, again) == manifest
+    assert (again.loss_scale, again.skipped_steps) == (manifest.loss_scale, manifest.skipped_steps)
+    names = set(tensors(uri, "model"))
+    model = Tiny(shared=True)
+    load_model(Storage(), uri, model)
+    assert model.second is model.first
+    return Exact(manifest, saved, on_engine(again, STEPS), names)
+
+
+def _fp16_all(folder: str) -> list[Exact]:
+    return [_fp16(folder, stage) for stage in STAGES]
+
+
+def test_fp16_goes_on_exactly(tmp_path: Path) -> None:
+    """With the state of its loss scale, and the number of steps that the optimizer has not seen."""
+    for results in run_ranks(_fp16_all, 2, f"file://{tmp_path}/fp16"):
+        for exact in results:
+            assert exact.manifest.loss_scale == LossScale(512.0, 1)
+            assert exact.manifest.skipped_steps == 1
+            assert Manifest.from_json(exact.manifest.to_json()) == exact.manifest
+            assert exact.resumed.losses == exact.saved.losses
+            assert exact.resumed.norms == exact.saved.norms
+            assert all(torch.equal(exact.saved.state[name], value) for name, value in exact.resumed.state.items())
+            # A tower of two sides is there once.
+            assert {"first.0.weight", "scaling"} < exact.names
+            assert not [name for name in exact.names if name.startswith("second")]

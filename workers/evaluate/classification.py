@@ -1,0 +1,118 @@
+"""Labels of samples, and how often the best scored class is the right one.
+
+What zero-shot classification, nearest neighbours and linear probes have in common.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobspecs.errors import DataError
+from jobspecs.evaluation import Knn, LinearProbe, ZeroShot
+from workers.data.filters import field_of
+from workers.evaluate.encode import Encoder
+from workers.evaluate.ranking import expected_hits
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """What a classifier learns from and what it is scored on. n training images, m others, d width."""
+
+    train: NDArray[np.float32]
+    """(n, d)."""
+    train_labels: NDArray[np.int64]
+    """(n,): numbers of the classes that the training images have, in the order of their labels."""
+    test: NDArray[np.float32]
+    """(m, d)."""
+    test_labels: NDArray[np.int64]
+    """(m,)."""
+    skipped: int
+    """Samples of both that could not be used."""
+
+    @property
+    def classes(self) -> int:
+        """Classes that there are."""
+        return int(self.train_labels.max()) + 1
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of who knows the training labels alone and names the most frequent; ties by turns."""
+        counts = np.bincount(self.train_labels)
+        return float(
+            (np.bincount(self.test_labels, minlength=len(counts)) / len(self.test))[counts == counts.max()].mean()
+        )
+
+
+def labelled_features(spec: Knn | LinearProbe, encoder: Encoder) -> LabelledFeatures:
+    """The images of `spec.train` and `spec.data`, encoded; features that are no numbers are 0.
+
+    Raises DataError: not one image, fewer than two classes, a label that is missing, or one to be scored that
+    no training image has.
+    """
+    train, test = (
+        encoder.images(data.urls, spec.label_column, spec.batch, spec.features) for data in (spec.train, spec.data)
+    )
+    for images, data in ((train, spec.train), (test, spec.data)):
+        if not images.column:
+            raise DataError(f"evaluation {spec.name!r}: not one image of {', '.join(data.urls)} could be used.")
+    labels, others = ([_class(spec, content) for content in images.column] for images in (train, test))
+    number = {
+        label: i for i, label in enumerate(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
+    }
+    if len(number) < 2:
+        raise DataError(
+            f"evaluation {spec.name!r}: all images of {', '.join(spec.train.urls)} have the label "
+            f"{labels[0]!r}. A classifier needs two classes at least: check label_column and label_field."
+        )
+    for label in others:
+        if label not in number:
+            raise DataError(
+                f"evaluation {spec.name!r}: no image of {', '.join(spec.train.urls)} has the label {label!r}, which "
+                f"one of {', '.join(spec.data.urls)} has. Name training data with all classes in `train`."
+            )
+    return LabelledFeatures(
+        train=np.nan_to_num(train.features, posinf=0, neginf=0),
+        train_labels=np.array([number[label] for label in labels]),
+        test=np.nan_to_num(test.features, posinf=0, neginf=0),
+        test_labels=np.array([number[label] for label in others]),
+        skipped=train.skipped + test.skipped,
+    )
+
+
+def label_of(spec: ZeroShot | Knn | LinearProbe, column: bytes, what: str) -> Any:
+    """The label in the JSON member `column`. Raises DataError: there is none; `what` it should be."""
+    try:
+        label = field_of(json.loads(column), spec.label_field)
+    except (ValueError, RecursionError):
+        label = None
+    if label is None:
+        raise DataError(
+            f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {spec.label_field!r}. "
+            f"Set label_column and label_field to where {what} stands."
+        )
+    return label
+
+
+def _class(spec: Knn | LinearProbe, column: bytes) -> Label:
+    label = label_of(spec, column, "the label of its class")
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        raise DataError(f"evaluation {spec.name!r}: the label {label!r} is neither an integer nor a text.")
+    return label
+
+
+def accuracies(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
+    """`acc@1`, `acc@5` where there are more than 5 classes, and `mean_per_class_recall`; ties as the mean over
+    their orders. scores: (n, classes). labels: (n,), each a column of it. Classes without an image have no recall."""
+    classes = scores.shape[1]
+    ks = (1, 5) if classes > 5 else (1,)
+    hits = expected_hits(scores, np.arange(classes) == labels[:, None], ks)
+    recalls = [hits[labels == label, 0].mean() for label in np.unique(labels)]
+    named = {f"acc@{k}": float(hits[:, i].mean()) for i, k in enumerate(ks)}
+    return named | {"mean_per_class_recall": float(np.mean(recalls))}

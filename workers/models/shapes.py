@@ -1,0 +1,24 @@
+"""Running a network on PyTorch's meta device, where tensors have shapes and no values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, a network that asks a tensor without values for one gets 1, or True, and goes on.
+
+    transformers asks whether a mask is all ones, or whether a text holds padding: either answer leads through the
+    same parameters to the same shapes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype is torch.bool or (1.0 if args[0].is_floating_point() else 1)
+        return func(*args, **(kwargs or {}))
