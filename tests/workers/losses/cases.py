@@ -24,14 +24,15 @@ from tests.ranks import run_ranks
 from tests.workers.losses.reference import Options, Rows, infonce_loss, ntxent_loss, of_prefixes, siglip_loss
 from workers.losses.infonce import infonce
 from workers.losses.logit_scale import LogitScaleParameter
-from workers.losses.matryoshka import Prefixes
 from workers.losses.ntxent import ntxent
 from workers.losses.pairs import Pairs, gather_pairs
-from workers.losses.queries import Rule
+from workers.losses.rule import Prefixes, Rule
 from workers.losses.siglip import siglip
 
-D, INPUTS, ROWS = 5, 7, 6
-WORLD_SIZES = (1, 2, 4)
+D, INPUTS = 5, 7
+ROWS = {1: 6, 2: 5, 4: 3}
+"""Of a rank, by the number of ranks."""
+WORLD_SIZES = tuple(ROWS)
 TOLERANCE = 1e-9
 
 Found = dict[str, Tensor]
@@ -363,8 +364,8 @@ def _mean(of_ranks: list[Tensor]) -> Tensor:
 
 def layouts(loss: str, N: int, **what) -> list[Case]:
     """The loss with nothing special, over every way to spread and mask a batch."""
-    even = (ROWS,) * N
-    ragged = tuple(ROWS - rank % 3 for rank in range(N))
+    even = (ROWS[N],) * N
+    ragged = tuple(ROWS[N] - rank % 3 for rank in range(N))
     B = sum(even)
     return [
         Case("no mask", loss, even, **what),
@@ -372,7 +373,7 @@ def layouts(loss: str, N: int, **what) -> list[Case]:
         Case("ragged", loss, ragged, **what),
         Case("masked, ragged", loss, ragged, True, **what),
         *([Case("a rank without a real row", loss, (0, *even[1:]), **what)] if N > 1 else []),
-        Case("a rank without a valid row", loss, even, (False,) * ROWS + (True,) * (B - ROWS), **what),
+        Case("a rank without a valid row", loss, even, (False,) * ROWS[N] + (True,) * (B - ROWS[N]), **what),
         Case("one valid row", loss, even, (False,) * (B - 2) + (True, False), **what),
         Case("no valid row", loss, even, (False,) * B, **what),
         Case("one row a rank", loss, (1,) * N, **what),
@@ -382,7 +383,7 @@ def layouts(loss: str, N: int, **what) -> list[Case]:
 
 def clamps(loss: str, N: int) -> list[Case]:
     """At the bound the gradient passes where it leads back below: the sign of the global gradient counts."""
-    even = (ROWS,) * N
+    even = (ROWS[N],) * N
     return [
         Case("clamped, pairs agree", loss, even, scale=9.0, max_scale=6.0, inputs="agree"),
         Case("clamped, pairs disagree", loss, even, True, scale=30.0, max_scale=20.0, inputs="opposite"),
@@ -393,7 +394,7 @@ def clamps(loss: str, N: int) -> list[Case]:
 
 def twice(loss: str, N: int, variations: dict[str, dict]) -> list[Case]:
     """Each variation on an even batch, and on one that is masked and ragged."""
-    spread = {"": ((ROWS,) * N, False), ", masked, ragged": (tuple(ROWS - rank % 3 for rank in range(N)), True)}
+    spread = {"": ((ROWS[N],) * N, False), ", masked, ragged": (tuple(ROWS[N] - rank % 3 for rank in range(N)), True)}
     return [
         Case(name + how, loss, shares, masked, **what)
         for name, what in variations.items()

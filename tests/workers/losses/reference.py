@@ -98,7 +98,7 @@ def ntxent_loss(Z: Tensor, scale: Tensor, rows: Rows, options: Options) -> Tenso
 def siglip_loss(A: Tensor, T: Tensor, scale: Tensor, bias: Tensor, rows: Rows, options: Options) -> Tensor:
     """A, T: (B, d)."""
     cosines = A @ T.T
-    loss = cosines.sum() * 0
+    loss = (scale * cosines + bias).sum() * 0
     for i in range(len(A)):
         for j in range(len(T)):
             if not (rows.valid[i] and rows.valid[j]):

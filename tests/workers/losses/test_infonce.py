@@ -50,8 +50,8 @@ SPREADS = {
     N: (
         *layouts("infonce", N),
         *clamps("infonce", N),
-        Case("scale 100, equal rows", "infonce", (ROWS,) * N, scale=100.0, inputs="equal"),
-        Case("scale 100, opposite pairs", "infonce", (ROWS,) * N, scale=100.0, inputs="opposite"),
+        Case("scale 100, equal rows", "infonce", (ROWS[N],) * N, scale=100.0, inputs="equal"),
+        Case("scale 100, opposite pairs", "infonce", (ROWS[N],) * N, scale=100.0, inputs="opposite"),
     )
     for N in WORLD_SIZES
 }
@@ -72,7 +72,7 @@ def test_cases_do_what_they_say() -> None:
         assert by_name["one valid row"]["loss"] == 0
         mixed = [by_name[f"clamped, rank 0 alone {how}"]["scale"] for how in ("agrees", "disagrees")]
         assert N == 1 or (mixed[0] > 0 > mixed[1]), "no rank's part has another sign than the whole"
-        assert by_name["scale 100, equal rows"]["loss"] == pytest.approx(math.log(ROWS * N))
+        assert by_name["scale 100, equal rows"]["loss"] == pytest.approx(math.log(ROWS[N] * N))
         assert by_name["scale 100, opposite pairs"]["loss"] > 50
         stopped, passed = by_name["clamped, pairs agree"], by_name["clamped, pairs disagree"]
         assert stopped["scale"] < 0

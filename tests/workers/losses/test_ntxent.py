@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.workers.losses.cases import OF_QUERIES, WORLD_SIZES, Case, check, clamps, layouts, twice
 from workers.losses.ntxent import ntxent
-from workers.losses.queries import Rule
+from workers.losses.rule import Rule
 
 CASES: dict[int, tuple[Case, ...]] = {
     N: (*layouts("ntxent", N), *clamps("ntxent", N)[1:2], *twice("ntxent", N, OF_QUERIES)) for N in WORLD_SIZES
