@@ -205,8 +205,10 @@ def check_towers(model: Model, sides: Sequence[str], objective: str) -> None:
         used.add(tower)
     for name in model.towers():
         if name not in used:
-            encodes = ", ".join(f"{side} by model.{model.tower_of(side)}" for side in sides)
-            raise misplaced(f"model.{name}", f"objective {objective} has no use for model.{name}", f"It has {encodes}.")
+            encodes = ", ".join(f"model.{model.tower_of(side)} encodes its {side}" for side in sides)
+            raise misplaced(
+                f"model.{name}", f"objective {objective} has no use for model.{name}", f"Leave it out: {encodes}."
+            )
     towers = model.towers()
     if all(tower.frozen for tower in towers.values()):
         name = next(iter(towers))

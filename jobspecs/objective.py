@@ -95,8 +95,9 @@ class Matryoshka(Section):
     def _fits(self) -> Matryoshka:
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise misplaced("weights", f"{len(self.weights)} weights for {len(self.dims)} dims", "Give one for each.")
-        if len(set(self.dims)) < len(self.dims):
-            raise misplaced("dims", "a width stands in dims twice")
+        for number, dim in enumerate(self.dims):
+            if dim in self.dims[:number]:
+                raise misplaced(f"dims.{number}", f"{dim} stands in dims twice", "Keep one.")
         return self
 
 

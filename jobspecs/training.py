@@ -129,10 +129,9 @@ class Training(Section):
     def _schedule_fits(self) -> Training:
         if self.steps is None:  # how long it is shows when the data is indexed
             return self
+        # A warm-up that is longer than the run is no fault: somebody tries the first few steps of a job.
         warmup, cooldown = self.schedule.warmup_steps, getattr(self.schedule, "cooldown_steps", 0)
-        if warmup > self.steps:
-            raise misplaced("schedule.warmup_steps", f"warmup_steps {warmup} is more than training.steps, {self.steps}")
-        if warmup + cooldown > self.steps:
+        if cooldown and warmup + cooldown > self.steps:
             message = f"warmup_steps {warmup} and cooldown_steps {cooldown} are more than training.steps, {self.steps}"
             raise misplaced("schedule.cooldown_steps", message)
         return self

@@ -1,12 +1,14 @@
 """Time, memory and traffic of losses on gloo ranks of this machine. Called by `loss.py`.
 
-Each rank has one thread. A contestant's first run at a size is the one that memory is read and bytes are counted at;
-the timed ones follow, the contestants taking turns and beginning with another one each round.
+Each rank has one thread. A contestant's first run at a size is not timed: there bytes are counted, and the libraries
+make their own buffers. In the runs that follow time is taken and memory is read, the contestants taking turns and
+beginning with another one each round.
 """
 
 from __future__ import annotations
 
 import ctypes
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -46,8 +48,8 @@ class Result:
     cpu_seconds: list[float]
     """Processor time of the same, over all ranks: other work on the machine changes it little."""
     peak_bytes: int
-    """The resident set's high-water mark above what it was before the pass, features included in the latter. The
-    greatest of all ranks."""
+    """The resident set's high-water mark above what it was before the pass, features included in the latter. Of the
+    rank with most; the median of the repetitions."""
     sent_bytes: int
     """By a rank in one pass, as `loss_wire` counts."""
     loss: float
@@ -83,7 +85,7 @@ def skipped(plan: Plan, batch: int) -> dict[str, Skipped]:
 
 def _on_rank(plan: Plan) -> Results:
     case, N = CASES[plan.case], dist.get_world_size()
-    # Connections, threads and the libraries' own buffers are there before anything is measured.
+    # Connections are there, and everything is imported, before anything is measured.
     for name in plan.contestants:
         case.contestants[name].run(random_features(4, plan.d, case.K, dist.get_rank()))
     results: Results = {}
@@ -92,39 +94,41 @@ def _on_rank(plan: Plan) -> Results:
         left_out = skipped(plan, batch)
         fitting = [name for name in plan.contestants if name not in left_out]
         results |= {(batch, name): result for name, result in left_out.items()}
-        first = {name: _memory_and_traffic(plan.case, name, features) for name in fitting}
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in fitting}
+        first = {name: _traffic(plan.case, name, features) for name in fitting}
+        runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in fitting}
         for repetition in range(plan.repetitions):
             turn = repetition % max(1, len(fitting))
             for name in fitting[turn:] + fitting[:turn]:
-                times[name].append(_timed(plan.case, name, features))
-                _say(f"{plan.case:16s} B = {batch:6d}  {name:30s} {times[name][-1][0]:8.2f} s")
+                runs[name].append(_timed(plan.case, name, features))
+                _say(f"{plan.case:16s} B = {batch:6d}  {name:30s} {runs[name][-1][0]:8.2f} s")
         for name in fitting:
-            peak, sent, loss = first[name]
-            seconds, cpu_seconds = map(list, zip(*times[name], strict=True))
-            results[batch, name] = Result(seconds, cpu_seconds, int(peak), int(sent), loss)
+            sent, loss = first[name]
+            seconds, cpu_seconds, peaks = map(list, zip(*runs[name], strict=True))
+            results[batch, name] = Result(seconds, cpu_seconds, int(statistics.median(peaks)), int(sent), loss)
     return results
 
 
-def _memory_and_traffic(case: str, name: str, features: Features) -> tuple[float, float, float]:
-    """Peak bytes (the greatest of all ranks), sent bytes (the mean), loss (the mean)."""
-    _forget(features)
-    dist.barrier()
-    before = _reset_peak()
+def _traffic(case: str, name: str, features: Features) -> tuple[float, float]:
+    """Sent bytes and loss; means over the ranks."""
     with SentBytes() as sent:
         loss = CASES[case].contestants[name].run(features)
-    peak = _peak() - before
-    return _over_ranks(peak, dist.ReduceOp.MAX), _mean(sent.count), _mean(float(loss))
+    return _mean(sent.count), _mean(float(loss))
 
 
-def _timed(case: str, name: str, features: Features) -> tuple[float, float]:
-    """Seconds of the slowest rank, processor seconds of all."""
+def _timed(case: str, name: str, features: Features) -> tuple[float, float, float]:
+    """Seconds of the slowest rank, processor seconds of all, peak bytes of the rank with most."""
     _forget(features)
+    before = _reset_peak()
     dist.barrier()
     began, began_cpu = time.perf_counter(), time.process_time()
     CASES[case].contestants[name].run(features)
     took, took_cpu = time.perf_counter() - began, time.process_time() - began_cpu
-    return _over_ranks(took, dist.ReduceOp.MAX), _over_ranks(took_cpu, dist.ReduceOp.SUM)
+    peak = _peak() - before
+    return (
+        _over_ranks(took, dist.ReduceOp.MAX),
+        _over_ranks(took_cpu, dist.ReduceOp.SUM),
+        _over_ranks(peak, dist.ReduceOp.MAX),
+    )
 
 
 def _forget(features: Features) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -53,13 +54,14 @@ def test_its_data_sets() -> None:
     assert data_of(PROBE) == {"data": DATA["data"], **TRAIN}
 
 
-def test_a_job_is_checked(wrong: Wrong, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import jobspecs.job
-
-    monkeypatch.setattr(jobspecs.job, "_COLUMNS", {"image_text": ("image",)})
-    text = example.replace("  text: {column: txt, tokenizer: {kind: bytes}, context_length: 48}\n", "")
-    (fault,) = wrong(text)
-    assert fault.endswith("(evaluations.0.kind): a zero_shot evaluation needs data.image and data.text")
+def test_a_job_is_checked(wrong: Wrong, fulls: dict[str, dict[str, Any]]) -> None:
+    section = "evaluations=[{kind: retrieval, name: pairs, data: {urls: [a.tar]}}]"
+    assert wrong(json.dumps(fulls["text_text"]), section) == []
+    (fault,) = wrong(json.dumps(fulls["two_view"]), section)
+    assert fault == (
+        "--set evaluations (evaluations.0.kind): "
+        "a retrieval evaluation needs data.image and data.text, or data.query and data.document"
+    )
 
 
 @pytest.mark.parametrize(

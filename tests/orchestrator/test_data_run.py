@@ -156,7 +156,9 @@ def test_shards_in_two_sources(digits: Path, tmp_path: Path) -> None:
 
 def test_the_run_keeps_what_a_rank_needs(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
     """Index and tokenizers, with which torchrun goes on without the orchestrator."""
-    one = spec(digits, tmp_path, "cluster.workers=1", "training.steps=1", "evaluations=[]")
+    one = spec(
+        digits, tmp_path, "cluster.workers=1", "training.steps=1", "training.schedule.warmup_steps=1", "evaluations=[]"
+    )
     drive(one)
     ledger = ledger_of(tmp_path, "digits-clip")
     low, everything = load_indexes(ledger.storage, ledger.run, one.data)
