@@ -3,7 +3,7 @@
     L = 1/(2n) Σᵥ [log Σ_{u ≠ v} exp(s·zᵥ·z_u) - s·zᵥ·z_v']        v' is the other view of v's sample, n valid samples
 
 The matrix of similarities is symmetric, so the gradient of a row's features takes its own log-sum-exp and those of
-all other rows (4 bytes each): no features travel in the backward pass.
+all other rows (with what belongs to them 20 to 28 bytes each): no features travel in the backward pass.
 """
 
 from __future__ import annotations
