@@ -51,7 +51,7 @@ class Wire:
         if contrast.sigmoid:
             numbers = 0 if rule.margin is None else 1
         elif contrast.symmetric:
-            numbers = 1 + 4 + len(rule.exponents)
+            numbers = 4 + len(rule.exponents) + (0 if rule.margin is None else 1)
         elif rule.to_resident:
             numbers = 1 + 2 * (len(rule.exponents) + (2 if rule.counts else 0))
         return numbers * self._received * _FLOAT * losses

@@ -118,9 +118,10 @@ class _Contrast(Function):
     ) -> tuple[Tensor, Tensor]:
         Q, N = pairs.queries, world_size()
         plain = float(scale) * max(rule.exponents) <= PLAIN_LOGIT
-        both = rule.to_resident > 0 or rule.symmetric
         positive = scale * (A[:Q] * positive_rows(G, pairs)).sum(1)
-        positive_C = all_gather_rows(positive) if both else positive.new_zeros(len(G))
+        # What travelling queries have: as queries, or as those whose negatives a margin takes out.
+        needed = rule.to_resident > 0 or (rule.symmetric and rule.margin is not None)
+        positive_C = all_gather_rows(positive) if needed else positive.new_zeros(len(G))
         limits = None if rule.margin is None else _limits(positive, positive_C, scale * rule.margin, len(A))
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)

@@ -157,13 +157,14 @@ class ScatteringGradient:
 def start_gradient_scatter(grad_G: Tensor, wire: torch.dtype | None, typical: float) -> ScatteringGradient:
     """Sums each rank's gradient of the gathered features (B, d), and brings every row to its owner.
 
-    `typical`: the size of a row's gradient, such as s·N/W for InfoNCE. Where `wire` has few digits the gradient
-    travels over it, so that fp16 neither underflows (below 6e-5 it loses digits) nor overflows.
+    `typical`: the size of a row's gradient, such as s·N/B. Where `wire` has few digits the gradient travels over
+    it, so that fp16 neither underflows (below 6e-5 it loses digits) nor overflows.
     """
     if wire is None or wire == grad_G.dtype:
         return ScatteringGradient(start_scatter(grad_G), grad_G.dtype, 1.0)
-    # A row that is the first choice of all B queries has B/2 times the typical gradient; fp16 ends at 65,504.
-    factor = min(1.0, 120_000 / len(grad_G)) / typical
+    # All of the batch's weight on one row, as the only choice of all B queries and a query itself: 2·B times the
+    # typical gradient. fp16 ends at 65,504.
+    factor = min(1.0, 30_000 / len(grad_G)) / typical
     return ScatteringGradient(start_scatter((grad_G * factor).to(wire)), grad_G.dtype, factor)
 
 

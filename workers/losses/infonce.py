@@ -47,8 +47,9 @@ def infonce(
 
 
 def typical_gradient(scale: Tensor, pairs: Pairs) -> float:
-    """Size of a travelling row's gradient on a rank: s·N/W."""
-    return float(scale.detach()) * world_size() / (pairs.total_weight or 1.0)
+    """Size of a travelling row's gradient on a rank: s·N/C. Weights are not in it, for a loss does not know their
+    unit either."""
+    return float(scale.detach()) * world_size() / len(pairs.weight_C)
 
 
 def _wide(tensor: Tensor) -> Tensor:

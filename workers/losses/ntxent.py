@@ -3,7 +3,7 @@
     L = 1/(2n) Σᵥ [log Σ_{u ≠ v} exp(s·zᵥ·z_u) - s·zᵥ·z_v']        v' is the other view of v's sample, n valid samples
 
 The matrix of similarities is symmetric, so the gradient of a row's features takes its own log-sum-exp and those of
-all other rows (4 bytes each): no features travel in the backward pass.
+all other rows (with what belongs to them 20 to 28 bytes each): no features travel in the backward pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def ntxent(
 ) -> Tensor:
     """This rank's part of the loss of the global batch, times the number of ranks (scalar).
 
-    features: (m, 2, d), L2-normalised, two views of each sample. logit_scale: scalar, the inverse temperature.
+    features: (m, 2, d), L2-normalised, two views of each sample. logit_scale: scalar, the inverse temperature. rule:
+    how negatives count; of directions there is one here, whatever it says.
     valid: (m,) bool; other samples are neither query nor candidate; or `pairs` of the 2m views, which says more. All
     ranks call it together. The mean of the result over the ranks is the loss.
     """
@@ -47,5 +48,5 @@ def ntxent(
         # A row is as it is to the others; the gradient passes the rounding as if it were not there.
         Z = Z + (G[pairs.own] - Z).detach()
     scale = logit_scale.to(Z.dtype)
-    rule = replace(rule, symmetric=True)
+    rule = replace(rule, to_travelling=1.0, to_resident=0.0, symmetric=True)
     return over_prefixes(lambda A, G: contrast(A, G, scale, pairs, rule), Z, G, prefixes)[0]

@@ -67,12 +67,17 @@ def gather_pairs(
     """The `Pairs` of rows that each rank knows of its own. Collective.
 
     valid: (Q,) bool. weight: (Q,). keys: (Q, H), of the pairs. negatives_valid: (R - Q,) and negative_keys:
-    (R - Q, H) of the resident rows behind the pairs. A training step has gathered all this with its batch.
+    (R - Q, H) of the resident rows behind the pairs; where these have no keys, they equal nothing. A training step
+    has gathered all this with its batch.
     """
     weight = (torch.ones_like(valid, dtype=torch.float32) if weight is None else weight) * valid
     valid_C, weight_C = all_gather_rows(valid), all_gather_rows(weight)
     valid_R = valid if negatives_valid is None else torch.cat([valid, negatives_valid])
-    keys_R = keys if keys is None or negative_keys is None else torch.cat([keys, negative_keys])
+    keys_R = keys
+    if keys is not None:
+        if negative_keys is None:
+            negative_keys = keys.new_zeros(len(valid_R) - len(valid), keys.shape[1])
+        keys_R = torch.cat([keys, negative_keys])
     return Pairs(
         first=rank() * len(valid),
         queries=len(valid),

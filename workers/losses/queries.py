@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workers.losses.rule import Rule
@@ -59,15 +60,17 @@ class Queries:
 
     def losses(self, rule: Rule) -> Tensor:
         """(n,): ℓᵢ."""
-        loss = torch.logaddexp(self.positive, self._log_negatives(rule)) - (1 - rule.label_smoothing) * self.positive
+        # log(1 + exp(log N - Sₚ)): of a difference, so that a loss far below the rounding of its logits has digits.
+        loss = -F.logsigmoid(self.positive - self._log_negatives(rule))
         if rule.label_smoothing:
-            loss = loss - rule.label_smoothing * (self.positive + self.logits) / (1 + self.count)
+            mean = (self.positive + self.logits) / (1 + self.count)
+            loss = loss + rule.label_smoothing * (self.positive - mean)
         return loss
 
     def gradient(self, rule: Rule, weight: Tensor) -> Gradient:
         """∂(weight·ℓ)/∂S; weight: (n,)."""
         log_negatives = self._log_negatives(rule)
-        log_q = log_negatives - torch.logaddexp(self.positive, log_negatives)
+        log_q = F.logsigmoid(log_negatives - self.positive)
         spread = weight * rule.label_smoothing / (1 + self.count)
         signs = (1 + rule.hardness, -rule.hardness)
         return Gradient(

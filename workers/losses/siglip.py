@@ -94,7 +94,8 @@ class _Sigmoid(Function):
         limits = None
         if margin is not None:
             limits = (positive + scale * margin, all_gather_rows(positive) + scale * margin)
-        grad_A, grad_G = torch.zeros_like(A), torch.zeros_like(G)
+        grad_A = torch.zeros_like(A)
+        grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] else None
         grad_bias = A.new_zeros(())
         loss = (own * -F.logsigmoid(positive + bias)).sum()
         best = torch.full_like(positive, NEVER)
@@ -111,13 +112,15 @@ class _Sigmoid(Function):
             dS_mc = logits.sigmoid_().mul_(both)
             grad_bias += dS_mc.sum()
             grad_A.addmm_(dS_mc, G[tile.columns])
-            torch.mm(dS_mc.T, A, out=grad_G[tile.columns])
+            if grad_G is not None:
+                torch.mm(dS_mc.T, A, out=grad_G[tile.columns])
         at_positive = -own * torch.sigmoid(-positive - bias)
         grad_bias += at_positive.sum()
         grad_A += at_positive[:, None] * positives
-        grad_G[pairs.own] += at_positive[:, None] * A
         grad_A *= scale
-        grad_G *= scale
+        if grad_G is not None:
+            grad_G[pairs.own] += at_positive[:, None] * A
+            grad_G *= scale
         ctx.save_for_backward(grad_A, grad_G, (A * grad_A).sum() / scale, grad_bias)
         hits = (own * beats(positive, best, scale)).sum() if measure else torch.zeros_like(loss)
         ctx.mark_non_differentiable(hits)
@@ -125,6 +128,7 @@ class _Sigmoid(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_A, grad_G, grad_scale, grad_bias = (grad * grads[0] for grad in ctx.saved_tensors)
+        saved = ctx.saved_tensors
+        grad_A, grad_G, grad_scale, grad_bias = (None if grad is None else grad * grads[0] for grad in saved)
         scalars = global_mean(torch.stack([grad_scale, grad_bias]))
         return grad_A, grad_G, scalars[0], scalars[1], None, None, None
