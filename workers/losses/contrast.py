@@ -127,11 +127,13 @@ class _Contrast(Function):
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
         for tile in tiles(A, G, scale, pairs):
             of_row, of_column = _negatives(tile, limits)
-            of_row_exp = _exponentials(of_row, rule) if plain else []
+            # Over the tile itself where nobody else asks for its logits: half the memory.
+            last = limits is None and not rule.counts and not measure
+            of_row_exp = _exponentials(of_row, rule, over=last) if plain else []
             if rule.to_travelling:
                 rows.add(slice(0, Q), of_row[:Q], [exponential[:Q] for exponential in of_row_exp], 1)
             if rule.to_resident:
-                shared = of_row_exp if limits is None or not plain else _exponentials(of_column, rule)
+                shared = of_row_exp if limits is None or not plain else _exponentials(of_column, rule, over=False)
                 columns.add(tile.columns, of_column, shared, 0)
         of_rows = rows.queries(positive)
         of_columns = of_rows
@@ -210,8 +212,10 @@ def _negatives(tile: Tile, limits: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     )
 
 
-def _exponentials(logits: Tensor, rule: Rule) -> list[Tensor]:
-    """exp(γ·S) for each exponent."""
+def _exponentials(logits: Tensor, rule: Rule, *, over: bool) -> list[Tensor]:
+    """exp(γ·S) for each exponent; written over the logits if there is one, and `over`."""
+    if over and rule.exponents == (1.0,):
+        return [logits.exp_()]
     return [(logits if exponent == 1 else exponent * logits).exp() for exponent in rule.exponents]
 
 
@@ -242,7 +246,7 @@ def _gradient(tile: Tile, rows: Gradient | None, columns: Gradient | None, ctx: 
     if limits is None and ctx.plain and not rule.label_smoothing:
         # All share the exponentials, and only a row's and a column's factor differ.
         total = None
-        for number, exponential in enumerate(_exponentials(tile.logits, rule)):
+        for number, exponential in enumerate(_exponentials(tile.logits, rule, over=True)):
             by_row = None if rows is None else (rows.factors[number] * rows.logs[number].exp())[:, None]
             by_column = None if columns is None else columns.factors[number] * columns.logs[number].exp()
             factor = by_column if by_row is None else by_row if by_column is None else by_row + by_column

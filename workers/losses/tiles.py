@@ -14,8 +14,8 @@ from torch import Tensor
 from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER
 
-TILE_BYTES = 8 * 2**20
-"""Memory of one tile of S; up to four of that size live at a time. On a CPU (2,048 rows, width 512) 2 to 16 MiB were
+TILE_BYTES = 4 * 2**20
+"""Memory of one tile of S; some three of that size live at a time. On a CPU (2,048 rows, width 512) 2 to 16 MiB were
 equally fast, and 64 MiB a quarter slower, as the tile leaves the cache between two passes."""
 
 

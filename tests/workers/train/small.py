@@ -21,6 +21,7 @@ from jobspecs.objective import LogitScale
 from jobspecs.training import AdamW, Training
 from workers.data.order import Layout, lanes_of_rank, rows_per_rank
 from workers.data.rows import Rows
+from workers.losses.gather import traffic
 from workers.losses.logit_scale import SCALARS, LogitScaleParameter
 from workers.objectives import Contrast
 from workers.train.batch import content_keys, gather_batch
@@ -160,6 +161,8 @@ class Trace:
 
     steps: list[tuple[float, float, float, float]]
     state: dict[str, Tensor]
+    received_bytes: int = 0
+    """For the loss, in one more step without a measurement."""
 
 
 def on_ranks(job: Job, contrast: Contrast, spec: Training, steps: int, micro_batch: MicroBatch | None = None) -> Trace:
@@ -168,13 +171,17 @@ def on_ranks(job: Job, contrast: Contrast, spec: Training, steps: int, micro_bat
     rows = rows_per_rank(dist.get_world_size(), LAYOUT)
     engine = Engine(Small(job), spec, rows, device)
     step_ = ContrastiveStep(engine, contrast, micro_batch or MicroBatch(spec.micro_batch, rows, device), 0, device)
-    found = []
-    for step in range(steps):
+
+    def do(step: int, *, measure: bool) -> Stepped:
         own = own_rows(job, step)
         seen = gather_batch(own, content_keys(own, contrast.kinds), LAYOUT, device, stop=False)
-        found.append(_numbers(step_(own, seen, step, RATE, measure=True)))
+        return step_(own, seen, step, RATE, measure=measure)
+
+    found = [_numbers(do(step, measure=True)) for step in range(steps)]
     state = {one.name: one.value.clone() for one in engine.whole_state()}
-    return Trace(found, state)
+    traffic.take()
+    do(steps, measure=False)
+    return Trace(found, state, traffic.take().received_bytes)
 
 
 def _numbers(done: Stepped) -> tuple[float, float, float, float]:

@@ -13,11 +13,12 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from jobspecs.objective import Objective
-from tests.ranks import run_ranks
-from tests.workers.train.small import Job, Small, Trace, on_ranks, plain, relative_change_error, training
+from tests.ranks import RanksFailedError, run_ranks
+from tests.workers.train.small import LAYOUT, Job, Small, Trace, on_ranks, plain, relative_change_error, training
 from workers.data.order import rows_per_rank
 from workers.objectives import Contrast, contrast_of
-from workers.train.micro_batch import TRIES, MicroBatch
+from workers.train.micro_batch import MicroBatch
+from workers.wire import Wire
 
 JOBS = [
     Job("CLIP", "image_text"),
@@ -92,6 +93,15 @@ def test_is_the_plain_training_of_the_whole_batch(N: int, case: Case) -> None:
         assert relative_change_error(found, wanted, case.job) < change
 
 
+@pytest.mark.parametrize("N", [1, 2, 3])
+@pytest.mark.parametrize("case", [case for case in CASES if case.precision == "fp32"], ids=str)
+def test_receives_what_the_plan_says_whatever_the_micro_batches(N: int, case: Case) -> None:
+    """But for averages of single numbers."""
+    stated = Wire(contrast(case.job), N, rows_per_rank(N, LAYOUT), 5).total
+    for found in (of_rank[CASES.index(case)] for of_rank in traces(N)):
+        assert 0 <= found.received_bytes - stated <= 16 * (N > 1)
+
+
 class _Stingy(Small):
     """Runs out of memory above some number of rows; on rank 0 alone, in the second pass, if it is told so."""
 
@@ -104,18 +114,12 @@ class _Stingy(Small):
 
 
 def _out_of_memory(job: Job, micro_batch: Any) -> tuple[Trace, int]:
-    rows = rows_per_rank(dist.get_world_size(), _layout())
+    rows = rows_per_rank(dist.get_world_size(), LAYOUT)
     setting = MicroBatch(micro_batch, rows, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.workers.train.small.Small", _Stingy)
         trace = on_ranks(job, contrast(job), training(1, micro_batch=micro_batch), STEPS, setting)
     return trace, setting.rows
-
-
-def _layout() -> Any:
-    from tests.workers.train.small import LAYOUT
-
-    return LAYOUT
 
 
 @pytest.mark.parametrize("job", [JOBS[0], JOBS[6]], ids=lambda job: job.name)
@@ -129,24 +133,5 @@ def test_auto_finds_what_fits_without_a_failure(job: Job) -> None:
 
 
 def test_a_stated_size_that_does_not_fit_is_a_failure() -> None:
-    from tests.ranks import RanksFailedError
-
     with pytest.raises(RanksFailedError, match="no memory left"):
         run_ranks(_out_of_memory, 1, JOBS[0], 4)
-
-
-def test_a_setting_is_tried_for_some_steps_only() -> None:
-    setting = MicroBatch("auto", 8, torch.device("cpu"))
-    for _ in range(TRIES):
-        assert setting.trying
-        setting.succeeded()
-    assert not setting.trying
-    assert not setting.shrink()
-
-
-def test_the_smallest_setting_is_one_row() -> None:
-    setting = MicroBatch("auto", 5, torch.device("cpu"))
-    sizes = [setting.rows]
-    while setting.shrink():
-        sizes.append(setting.rows)
-    assert sizes == [5, 3, 2, 1]
