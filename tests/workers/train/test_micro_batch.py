@@ -46,8 +46,8 @@ def test_batch_normalisation_takes_the_batch_as_a_whole() -> None:
     with pytest.raises(
         UsageError,
         match=r"^training\.micro_batch: 4 of the 8 rows of a rank at a time, but a tower has batch normalisation, "
-        r"which takes its statistics over the whole global batch at once: in parts it would be another experiment\. Leave "
-        r"micro_batch out, use more workers, or choose a tower with layer or group normalisation\.$",
+        r"which takes its statistics over the whole global batch at once: in parts it would be another experiment\. "
+        r"Leave micro_batch out, use more workers, or choose a tower with layer or group normalisation\.$",
     ):
         MicroBatch(4, 8, CPU, divisible=False)
     found = MicroBatch("auto", 8, CPU, divisible=False)
