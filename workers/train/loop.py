@@ -109,6 +109,7 @@ def train(task: TrainTask) -> Outcome:
             masked += seen.masked
             rate = learning_rate(step, plan.total_steps, spec.training)
             checked = (step + 1) % spec.training.health_every == 0
+            scaling = engine.loss_scale  # before the step: one that overflowed at the smallest scale has no excuse
             done = update(batch.rows, seen, step, rate, measure=checked)
             # Features that are no numbers have no spectrum; the loss says the same on all ranks.
             health = measure_health(done, seen, contrast) if checked and math.isfinite(done.loss) else None
@@ -135,7 +136,6 @@ def train(task: TrainTask) -> Outcome:
             )
             recorder.step(metrics, batch.bad)
             try:
-                scaling = engine.loss_scale
                 health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
                 if health is not None:
                     health_watch.health(step, health)
