@@ -49,6 +49,9 @@ _DECIDED_BY = {
 _NOT_OURS = (
     "offload_optimizer",
     "offload_param",
+    "cpu_offload",
+    "cpu_offload_param",
+    "cpu_offload_use_pin_memory",
     "zenflow",
     "zero_quantized_weights",
     "zero_quantized_nontrainable_weights",

@@ -126,6 +126,16 @@ class Training(Section):
         return self
 
     @model_validator(mode="after")
+    def _auto_can_try(self) -> Training:
+        if self.micro_batch == "auto" and self.zero_stage == 3:
+            raise misplaced(
+                "micro_batch",
+                "'auto' can't try sizes under zero_stage 3: a rank without memory would leave the others waiting",
+                "State the rows, or use zero_stage 2.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _schedule_fits(self) -> Training:
         if self.steps is None:  # how long it is shows when the data is indexed
             return self

@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 from jobspecs.cluster import Cluster
+from jobspecs.errors import UsageError
 from workers.train.loop import Outcome, TrainTask, train
 
 _COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
@@ -13,12 +14,14 @@ _COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Broken 
 
 
 class AttemptFailedError(Exception):
-    """The worker group failed. `cause` is one line for people, `details` the whole story."""
+    """The worker group failed. `cause` is one line for people, `details` the whole story; `final` when the spec is to
+    blame, and another attempt would end the same way."""
 
-    def __init__(self, cause: str, details: str) -> None:
-        super().__init__(cause, details)
+    def __init__(self, cause: str, details: str, final: bool = False) -> None:
+        super().__init__(cause, details, final)
         self.cause = cause
         self.details = details
+        self.final = final
 
 
 def run_attempt(task: TrainTask, cluster: Cluster) -> Outcome:
@@ -52,7 +55,8 @@ def _fit(task: TrainTask, cluster: Cluster, bookkeeping: str) -> Outcome:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
-        raise AttemptFailedError(_cause(failures, error), str(error)) from error
+        final = any(isinstance(failure, UsageError) for failure in failures.values())
+        raise AttemptFailedError(_cause(failures, error), str(error), final) from error
     outcome: Outcome = result.return_value
     return outcome
 

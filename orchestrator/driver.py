@@ -56,6 +56,8 @@ class _Ended:
     step: int = 0
     cause: str | None = None
     details: str = ""
+    final: bool = False
+    """Whether another attempt would fail in the same way."""
 
 
 class Driver:
@@ -189,6 +191,8 @@ class Driver:
             kept += "; mend the cause, and the same command goes on from there."
             if self._interrupt.requested():
                 raise JobFailedError(f"{job.spec.name}: it failed before it could save: {ended.cause}\n{kept}")
+            if ended.final:
+                raise JobFailedError(f"{job.spec.name}: {ended.cause}\n{kept}")
             if isinstance(decision, retry.GiveUp):
                 raise JobFailedError(f"{job.spec.name}: {decision.reason}. The last one: {ended.cause}\n{kept}")
             self._view.line(f"next attempt in {decision.delay_seconds:g} s")
@@ -227,7 +231,7 @@ class Driver:
             try:
                 ended.append(_Ended(step=run_attempt(task, job.spec.cluster).step))
             except AttemptFailedError as error:
-                ended.append(_Ended(cause=error.cause, details=error.details))
+                ended.append(_Ended(cause=error.cause, details=error.details, final=error.final))
             except BaseException as error:
                 ended.append(_Ended(cause=f"{type(error).__name__}: {error}", details=traceback.format_exc()))
 

@@ -48,7 +48,7 @@ def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
     they are not. With `only_plan`, a run of that name that is another experiment is no error: the plan is
     that of a new run.
 
-    Raises UsageError: more workers than lanes, or another experiment than the run of that name;
+    Raises UsageError: more workers than lanes, another experiment than the run of that name, or towers that can't be;
     DataError: shards that are missing or damaged, a batch larger than the data, data that are not the
     run's any more; StorageError: an endpoint that does not answer, no credentials.
     """
@@ -73,6 +73,10 @@ def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
             uri for index in indexes for uri in _rewritten(known_index(storage, run.index(index.source)), index)
         ]
     plan = planning.make(spec, indexes, fixed, run.uri, found)
+    if found.keys() >= spec.data.texts.keys():  # else a tokenizer is still to be trained, and workers look
+        from workers.models.build import tower_sizes  # torch, transformers
+
+        tower_sizes(spec.model, spec.data, found)
     return Prepared(spec, storage, run, indexes, found, fixed, plan, tuple(rewritten))
 
 

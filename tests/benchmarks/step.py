@@ -160,7 +160,9 @@ def tandem_step(
     batch = len(rows.ids)
     contrast = contrast_of(spec.objective, spec.data, model.trained)
     engine = Engine(model, spec.training, batch, device)
-    update = ContrastiveStep(engine, contrast, MicroBatch(micro_batch, batch, device), spec.seed, device)
+    setting = MicroBatch(micro_batch, batch, device)
+    width = spec.model.embedding_dim
+    update = ContrastiveStep(engine, contrast, setting, width=width, seed=spec.seed, device=device)
     layout = Layout(seed=spec.seed, global_batch=batch, lanes=1, window=1, slots=(batch,))
     number = 0
 

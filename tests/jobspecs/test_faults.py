@@ -190,6 +190,9 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("data.lanes", 7, "training.global_batch", "global_batch 128 is not a multiple of data.lanes, 7"),
         ("model.text.heads", 5, "model.text.heads", "width 96 is not a multiple of heads 5"),
         ("objective.logit_scale.init", 200, "objective.logit_scale.init", "init 200 is above max 100"),
+        ("training.micro_batch", "auto", "training.micro_batch",
+            "'auto' can't try sizes under zero_stage 3: a rank without memory would leave the others waiting\n"
+            "    State the rows, or use zero_stage 2."),
         ("training.steps", None, "training",
             "give exactly one of steps, passes and samples (found none of them)"),
         ("training.samples", 5, "training",

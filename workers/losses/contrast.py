@@ -7,7 +7,7 @@ directions: resident queries among travelling candidates (rows of S: complete on
 among the resident candidates of all ranks (columns of S: their sums take all-reduces of C floats). With `symmetric`,
 both sides are the same rows: the sums of a column are those of a row on another rank, and are gathered.
 
-Each rank walks over its own rows of S in tiles of columns, and once more in the backward pass: dA is then complete
+Each rank walks over its own rows of S in tiles, and once more in the backward pass: dA is then complete
 on the rank, dG is to be summed over the ranks (with `symmetric`, dA holds both roles of a row and there is no dG: no
 features travel in the backward pass). Memory is O((R + C)·d + tile), never O(R·C); 8·R·C·d FLOPs.
 
@@ -16,7 +16,8 @@ of those parts' gradients is the gradient of the loss: for the towers and for th
 averaged here already, for one more all-reduce of a scalar: its clamp looks at the sign of it, which on a rank alone
 can be another.
 
-Letters: N ranks, R resident rows, Q of them queries, C travelling rows of all ranks, c columns of a tile, d width.
+Letters: N ranks, R resident rows, Q of them queries, C travelling rows of all ranks, r rows and c columns of a tile,
+d width.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch.autograd import Function
 
 from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_sum, global_mean, world_size
 from workers.losses.pairs import Pairs
-from workers.losses.queries import NEVER, Gradient, Queries, beats
+from workers.losses.queries import NEVER, Gradient, Queries, beats, rounding
 from workers.losses.rule import Rule
 from workers.losses.tiles import Tile, partners, positive_rows, tiles
 
@@ -122,7 +123,9 @@ class _Contrast(Function):
         # What travelling queries have: as queries, or as those whose negatives a margin takes out.
         needed = rule.to_resident > 0 or (rule.symmetric and rule.margin is not None)
         positive_C = all_gather_rows(positive) if needed else positive.new_zeros(len(G))
-        limits = None if rule.margin is None else _limits(positive, positive_C, scale * rule.margin, len(A))
+        limits = (
+            None if rule.margin is None else _limits(positive, positive_C, scale * (rule.margin + rounding(A)), len(A))
+        )
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
         for tile in tiles(A, G, scale, pairs):
@@ -130,8 +133,10 @@ class _Contrast(Function):
             # Over the tile itself where nobody else asks for its logits: half the memory.
             last = limits is None and not rule.counts and not measure
             of_row_exp = _exponentials(of_row, rule, over=last) if plain else []
-            if rule.to_travelling:
-                rows.add(slice(0, Q), of_row[:Q], [exponential[:Q] for exponential in of_row_exp], 1)
+            queries = slice(tile.rows.start, min(tile.rows.stop, Q))
+            if rule.to_travelling and queries.start < queries.stop:
+                n = queries.stop - queries.start
+                rows.add(queries, of_row[:n], [exponential[:n] for exponential in of_row_exp], 1)
             if rule.to_resident:
                 shared = of_row_exp if limits is None or not plain else _exponentials(of_column, rule, over=False)
                 columns.add(tile.columns, of_column, shared, 0)
@@ -169,13 +174,15 @@ class _Contrast(Function):
             share = rule.to_travelling if rule.symmetric else rule.to_resident
             columns = Queries.unstacked(of_columns).gradient(rule, share * weight)
 
+        wanted_A = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]  # the scale's gradient takes it too
         grad_A = torch.zeros_like(A)
         grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] and not rule.symmetric else None
         for tile in tiles(A, G, scale, pairs):
-            dS_Rc = _gradient(tile, rows, columns, ctx)
-            grad_A.addmm_(dS_Rc, G[tile.columns])
+            dS_rc = _gradient(tile, rows, columns, ctx)
+            if wanted_A:
+                grad_A[tile.rows].addmm_(dS_rc, G[tile.columns])
             if grad_G is not None:
-                torch.mm(dS_Rc.T, A, out=grad_G[tile.columns])
+                grad_G[tile.columns].addmm_(dS_rc.T, A[tile.rows])
         at_positive = A.new_zeros(Q)
         if rows is not None:
             at_positive += rows.at_positive[:Q]
@@ -202,12 +209,12 @@ def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tup
 
 
 def _negatives(tile: Tile, limits: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """(R, c) twice: the logits as resident queries see their candidates, and as travelling queries do."""
+    """(r, c) twice: the logits as resident queries see their candidates, and as travelling queries do."""
     if limits is None:
         return tile.logits, tile.logits
     of_row, of_column = limits
     return (
-        tile.logits.masked_fill(tile.logits > of_row[:, None], NEVER),
+        tile.logits.masked_fill(tile.logits > of_row[tile.rows, None], NEVER),
         tile.logits.masked_fill(tile.logits > of_column[tile.columns], NEVER),
     )
 
@@ -234,15 +241,10 @@ def _padded(gradient: Gradient, R: int) -> Gradient:
 
 
 def _gradient(tile: Tile, rows: Gradient | None, columns: Gradient | None, ctx: Any) -> Tensor:
-    """(R, c): ∂L/∂S of a tile, positives apart."""
+    """(r, c): ∂L/∂S of a tile, positives apart."""
     rule, limits = ctx.rule, ctx.limits
-    if columns is not None:
-        columns = Gradient(
-            tuple(log[tile.columns] for log in columns.logs),
-            tuple(factor[tile.columns] for factor in columns.factors),
-            columns.spread[tile.columns],
-            columns.at_positive,
-        )
+    rows = None if rows is None else rows[tile.rows]
+    columns = None if columns is None else columns[tile.columns]
     if limits is None and ctx.plain and not rule.label_smoothing:
         # All share the exponentials, and only a row's and a column's factor differ.
         total = None

@@ -43,7 +43,7 @@ def infonce(
         negatives = torch.ones(len(A) - len(T), dtype=torch.bool, device=T.device)
         pairs = gather_pairs(valid, negatives_valid=negatives)
     G = gather_features(T, wire, typical_gradient(scale, pairs))
-    return over_prefixes(lambda A, G: contrast(A, G, scale, pairs, rule), A, G, prefixes)[0]
+    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule), A, G, prefixes)[0]
 
 
 def typical_gradient(scale: Tensor, pairs: Pairs) -> float:

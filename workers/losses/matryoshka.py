@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from workers.losses.rule import Prefixes
+from workers.losses.unit import unit_rows
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A loss of resident (R, d) and travelling features (C, d): its value and a measurement beside it, scalars."""
+Loss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+"""A loss of resident (R, d) and travelling features (C, d), measured or not: its value and what was measured."""
 
 
-def over_prefixes(loss: Loss, A: Tensor, G: Tensor, prefixes: Prefixes | None) -> tuple[Tensor, Tensor]:
-    """The sum of `loss` over the whole width and the prefixes; the measurement is that of the whole."""
-    value, measured = loss(A, G)
+def over_prefixes(
+    loss: Loss, A: Tensor, G: Tensor, prefixes: Prefixes | None, *, measure: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The sum of `loss` over the whole width and the prefixes; what is measured is the whole width."""
+    value, measured = loss(A, G, measure)
     if prefixes is not None:
         for dim, weight in zip(prefixes.dims, prefixes.weights, strict=True):
-            value = value + weight * loss(F.normalize(A[:, :dim], dim=-1), F.normalize(G[:, :dim], dim=-1))[0]
+            value = value + weight * loss(unit_rows(A[:, :dim]), unit_rows(G[:, :dim]), False)[0]
     return value, measured

@@ -49,4 +49,4 @@ def ntxent(
         Z = Z + (G[pairs.own] - Z).detach()
     scale = logit_scale.to(Z.dtype)
     rule = replace(rule, to_travelling=1.0, to_resident=0.0, symmetric=True)
-    return over_prefixes(lambda A, G: contrast(A, G, scale, pairs, rule), Z, G, prefixes)[0]
+    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule), Z, G, prefixes)[0]

@@ -27,10 +27,15 @@ NEVER = -1e30
 nothing counts stays free of NaN."""
 
 
+def rounding(features: Tensor) -> float:
+    """By how much two ways of summing the same cosine may differ: copies of a positive must neither lose to it nor pass
+    it by that, on one number of ranks and not on another."""
+    return 32 * torch.finfo(features.dtype).eps
+
+
 def beats(positive: Tensor, best: Tensor, scale: Tensor) -> Tensor:
-    """(n,) bool: the positive's logit is larger than that of the best negative. What differs by no more than two
-    ways of summing a product do is a tie, and no hit: a copy of the positive must not lose to it by rounding."""
-    return positive > best + 32 * torch.finfo(positive.dtype).eps * scale
+    """(n,) bool: the positive's logit is larger than that of the best negative, by more than rounding."""
+    return positive > best + rounding(positive) * scale
 
 
 @dataclass(frozen=True)
@@ -100,4 +105,13 @@ class Gradient:
     spread: Tensor
     """(n,)."""
     at_positive: Tensor
-    """(n,)."""
+    """(n,), or of those that are queries."""
+
+    def __getitem__(self, at: slice) -> Gradient:
+        """Of some of the queries, at negatives."""
+        return Gradient(
+            tuple(log[at] for log in self.logs),
+            tuple(factor[at] for factor in self.factors),
+            self.spread[at],
+            self.at_positive,
+        )

@@ -8,7 +8,7 @@ pass, in 6·R·C·d FLOPs, and the tile is never computed again. Memory is O((R 
 
 As in `contrast.py`, a rank returns N times its part, and gradients of the scale and the bias are averaged here.
 
-Letters: N ranks, R resident rows, C travelling rows of all ranks, c columns of a tile, d width.
+Letters: N ranks, R resident rows, C travelling rows of all ranks, r rows and c columns of a tile, d width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.losses.gather import all_gather_rows, gather_features, global_mean,
 from workers.losses.infonce import typical_gradient
 from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
-from workers.losses.queries import NEVER, beats
+from workers.losses.queries import NEVER, beats, rounding
 from workers.losses.rule import Prefixes
 from workers.losses.tiles import positive_rows, tiles
 
@@ -52,7 +52,7 @@ def siglip(
     if pairs is None:
         pairs = gather_pairs(torch.ones(len(T), dtype=torch.bool, device=T.device) if valid is None else valid)
     G = gather_features(T, wire, typical_gradient(scale, pairs))
-    return over_prefixes(lambda A, G: sigmoid_contrast(A, G, scale, shift, pairs, margin), A, G, prefixes)[0]
+    return over_prefixes(lambda A, G, _: sigmoid_contrast(A, G, scale, shift, pairs, margin), A, G, prefixes)[0]
 
 
 def sigmoid_contrast(
@@ -93,7 +93,8 @@ class _Sigmoid(Function):
         positive = scale * (A * positives).sum(1)
         limits = None
         if margin is not None:
-            limits = (positive + scale * margin, all_gather_rows(positive) + scale * margin)
+            beyond = scale * (margin + rounding(A))
+            limits = (positive + beyond, all_gather_rows(positive) + beyond)
         grad_A = torch.zeros_like(A)
         grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] else None
         grad_bias = A.new_zeros(())
@@ -102,18 +103,19 @@ class _Sigmoid(Function):
         for tile in tiles(A, G, scale, pairs):
             logits = tile.logits
             if limits is not None:
-                beyond = (logits > limits[0][:, None]) | (logits > limits[1][tile.columns])
-                logits = logits.masked_fill_(beyond, NEVER)
+                out = (logits > limits[0][tile.rows, None]) | (logits > limits[1][tile.columns])
+                logits.masked_fill_(out, NEVER)
             if measure:
-                best = torch.maximum(best, logits.amax(1))
+                best[tile.rows] = torch.maximum(best[tile.rows], logits.amax(1))
             logits += bias
-            both = (own[:, None] + weight[tile.columns]) / 2
-            loss = loss + (both * -F.logsigmoid(-logits)).sum()
-            dS_mc = logits.sigmoid_().mul_(both)
-            grad_bias += dS_mc.sum()
-            grad_A.addmm_(dS_mc, G[tile.columns])
+            both = own[tile.rows, None] / 2 + weight[tile.columns] / 2
+            # -log σ(-x); exp(40) is within fp32, and beyond it the rest has no digit.
+            loss = loss + F.softplus(logits, threshold=40).mul_(both).sum()
+            dS_rc = logits.sigmoid_().mul_(both)
+            grad_bias += dS_rc.sum()
+            grad_A[tile.rows].addmm_(dS_rc, G[tile.columns])
             if grad_G is not None:
-                torch.mm(dS_mc.T, A, out=grad_G[tile.columns])
+                grad_G[tile.columns].addmm_(dS_rc.T, A[tile.rows])
         at_positive = -own * torch.sigmoid(-positive - bias)
         grad_bias += at_positive.sum()
         grad_A += at_positive[:, None] * positives
@@ -128,7 +130,7 @@ class _Sigmoid(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        grad_A, grad_G, grad_scale, grad_bias = (None if grad is None else grad * grads[0] for grad in saved)
-        scalars = global_mean(torch.stack([grad_scale, grad_bias]))
-        return grad_A, grad_G, scalars[0], scalars[1], None, None, None
+        grad_A, grad_G, grad_scale, grad_bias = ctx.saved_tensors
+        scalars = global_mean(torch.stack([grad_scale, grad_bias]) * grads[0])
+        grad_G = None if grad_G is None else grad_G * grads[0]
+        return grad_A * grads[0], grad_G, scalars[0], scalars[1], None, None, None

@@ -107,7 +107,7 @@ class Architecture:
         if not isinstance(getattr(model, network, None), nn.Module):
             raise UsageError(
                 f"{self.place}: {type(model).__name__} of {self.name} has no {network}, which the {self.modality} "
-                "tower could be. Name a checkpoint of a {self.modality} architecture"
+                f"tower could be. Name a checkpoint of a {self.modality} architecture"
             )
         return getattr(model, network), getattr(model, projection, None)
 

@@ -190,7 +190,7 @@ def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
     network, own = architecture.skeleton()
     sketch = recipe.tower(network).eval()
     try:
-        with ShapesOnly():
+        with ShapesOnly() as shapes:
             output = sketch.output(recipe.sample())
         output.last_hidden_state  # noqa: B018
     except Exception as error:  # whatever the architecture raises
@@ -198,6 +198,11 @@ def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
             f"{architecture.place}: {architecture.name} ({type(network).__name__}) can't encode the {recipe.name}s of "
             f"the data ({type(error).__name__}: {first_line(error)}). Choose another architecture, or other sizes"
         ) from error
+    if shapes.drawn:
+        raise UsageError(
+            f"{architecture.place}: {architecture.name} ({type(network).__name__}) draws at random ({shapes.drawn[0]}), "
+            "so that features would depend on the number of ranks. Choose another architecture"
+        )
     recipe.choose_pooling(sketch, output)
     with ShapesOnly():
         pooled = sketch.pooled(recipe.sample())

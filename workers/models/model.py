@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.losses.logit_scale import SCALARS, BiasParameter, LogitScaleParameter
+from workers.losses.unit import unit_rows
 from workers.models.batch_norm import GlobalBatchNorm
 from workers.models.dropout import mix, word_of
 from workers.models.tower import Inputs, Tower
@@ -51,7 +51,7 @@ class ContrastiveModel(nn.Module):
         if keys is not None:
             keys = mix(keys ^ word_of(side))
         embeds = self.tower(side)(inputs, keys, valid)
-        return F.normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
+        return unit_rows(embeds)
 
     def embed(self, side: str, inputs: Inputs) -> Tensor:
         """(n, d), L2-normalised, in eval mode whatever the model's mode: no dropout, running statistics."""
@@ -75,18 +75,6 @@ class ContrastiveModel(nn.Module):
         """Whether a trained tower normalises over the batch: then the whole batch of a rank must be encoded at once,
         and once, on all ranks together."""
         return any(isinstance(module, GlobalBatchNorm) and module.weight.requires_grad for module in self.modules())
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether the forward pass needs keys in train mode."""
-        from workers.models.dropout import KeyedDropout
-
-        return any(
-            isinstance(module, KeyedDropout)
-            for tower in self.towers.values()
-            if isinstance(tower, Tower) and not tower.frozen
-            for module in tower.modules()
-        )
 
 
 class _evaluating:  # noqa: N801 - reads as a statement

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_RATES_KNOWN = ("attention", "dropout")
+
 
 class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, a network that asks a tensor without values for one gets 1, or True, and goes on.
@@ -17,8 +19,12 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn: list[str] = []
+        """Operations that drew at random. Attention and dropout are not among them: their rates are known."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return args[0].dtype is torch.bool or (1.0 if args[0].is_floating_point() else 1)
+        if torch.Tag.nondeterministic_seeded in func.tags and not any(part in str(func) for part in _RATES_KNOWN):
+            self.drawn.append(str(func))
         return func(*args, **(kwargs or {}))

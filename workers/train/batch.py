@@ -55,7 +55,7 @@ def content_keys(rows: Rows, kinds: tuple[str, ...]) -> NDArray[np.int64]:
 def gather_batch(
     rows: Rows, keys: NDArray[np.int64], layout: Layout, device: torch.device, *, stop: bool
 ) -> GlobalBatch:
-    """Gathers what the ranks hold, `row_bytes` a row, and the wish to stop. Collective.
+    """Gathers what the ranks hold, and the wish to stop. Collective.
 
     keys: (m, H). Rows without a column `weight` weigh 1.
     """
@@ -77,8 +77,3 @@ def gather_batch(
         keys=gathered[:, :m, 2:].reshape(N * m, -1),
         stop=bool(gathered[:, m, 0].any()),
     )
-
-
-def row_bytes(kinds: int) -> int:
-    """Bytes of a row in `gather_batch`: identity, validity with weight, and keys, as 64-bit integers."""
-    return 8 * (2 + kinds)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from jobspecs.errors import TandemError
+from jobspecs.errors import UsageError
 from jobspecs.training import Training
 
 MAX_BUCKET = 500_000_000
 """Elements that are reduced at once at most, which is DeepSpeed's own default."""
 
 
-class DeepSpeedConfigurationError(TandemError):
+class DeepSpeedConfigurationError(UsageError):
     """DeepSpeed does not accept what `deepspeed:` says."""
 
 

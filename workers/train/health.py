@@ -98,22 +98,29 @@ def loss_floor(seen: GlobalBatch, contrast: Contrast) -> float | None:
     """The least that InfoNCE can be on this batch, however good the towers; None where options change its scale.
 
     A query whose positive stands k times among the candidates can't tell which one is meant: its loss is ln k at
-    least, and so is the mean loss of k equal queries. Two views of k copies of an image: ln(2k - 1). A kind of copies
-    that are no negatives of each other costs nothing.
+    least, and so is the mean loss of k equal queries. Two views of k copies of an image: ln(2k - 1), in expectation.
+    Copies that are no negatives of each other cost nothing. None also where rows weigh differently.
     """
     if contrast.sigmoid or contrast.prefixes or contrast.rule.counts or contrast.rule.margin is not None:
         return None
-    keys = seen.keys[seen.valid]
+    keys, weights = seen.keys[seen.valid], seen.weights[seen.valid]
+    if len(np.unique(weights)) > 1:
+        return None
+    masked = [number for number, kind in enumerate(contrast.kinds) if kind in contrast.equal]
     floors = [0.0]
     for number, kind in enumerate(contrast.kinds):
-        if kind in contrast.equal or not len(keys):
-            continue
-        _, row, count = np.unique(keys[:, number], return_inverse=True, return_counts=True)
-        copies = count[row.reshape(-1)]
-        weights = seen.weights[seen.valid].astype(np.float64)
-        floor = np.log(2 * copies - 1 if contrast.symmetric else copies)
-        floors.append(float((weights * floor).sum() / (weights.sum() or 1)))
+        if kind not in contrast.equal and len(keys):
+            # Copies that are masked by another kind are no candidates.
+            copies = _copies(keys[:, [number]]) - (_copies(keys[:, [number, *masked]]) - 1 if masked else 0)
+            floors.append(float(np.log(2 * copies - 1 if contrast.symmetric else copies).mean()))
     return max(floors)
+
+
+def _copies(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, H) -> (n,): how many rows are equal to each, itself included."""
+    _, row, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    copies: NDArray[np.int64] = count[row.reshape(-1)]
+    return copies
 
 
 class Watch:

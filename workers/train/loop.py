@@ -94,11 +94,18 @@ def train(task: TrainTask) -> Outcome:
         )
         contrast = contrast_of(spec.objective, spec.data, model.trained)
         rows = rows_per_rank(world_size, plan.layout)
-        micro_batch = MicroBatch(spec.training.micro_batch, rows, device, divisible=not model.has_batch_norm)
+        micro_batch = MicroBatch(
+            spec.training.micro_batch,
+            rows,
+            device,
+            divisible=not model.has_batch_norm,
+            alone=spec.training.zero_stage < 3,
+        )
         engine = Engine(model, spec.training, rows, device, spec.deepspeed)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         recorder = Recorder(storage, run, task.attempt, rank)
-        update = ContrastiveStep(engine, contrast, micro_batch, spec.seed, device)
+        width = spec.model.embedding_dim
+        update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
         health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
         step = start
         for wait_seconds, batch in _timed(loader):
@@ -111,6 +118,7 @@ def train(task: TrainTask) -> Outcome:
             checked = (step + 1) % spec.training.health_every == 0
             scaling = engine.loss_scale  # before the step: one that overflowed at the smallest scale has no excuse
             done = update(batch.rows, seen, step, rate, measure=checked)
+            received = traffic.take().received_bytes  # without those of health
             # Features that are no numbers have no spectrum; the loss says the same on all ranks.
             health = measure_health(done, seen, contrast) if checked and math.isfinite(done.loss) else None
             step += 1
@@ -125,7 +133,7 @@ def train(task: TrainTask) -> Outcome:
                 masked=seen.masked,
                 samples_per_second=plan.layout.global_batch / seconds,
                 data_wait_fraction=wait_seconds / seconds,
-                gathered_bytes=traffic.take().received_bytes,
+                gathered_bytes=received,
                 micro_batch=micro_batch.rows,
                 skipped=engine.overflowed,
                 health=health,

@@ -2,8 +2,10 @@
 
 `training.micro_batch` states the rows, or leaves them to be found: `auto` begins with the whole share and halves it
 whenever a step runs out of the device's memory. Such a step is done again with smaller micro-batches: the loss and
-the gradient are the same, so it is no failure. All ranks agree on every change, for under ZeRO 3 each forward pass
-is a collective. On a device of its own, a rank keeps as many graphs as the memory that a step left free holds.
+the gradient are the same, so it is no failure. All ranks agree on every change. That needs forward passes in which a
+rank is alone: where they hold collectives (ZeRO 3, batch normalisation), a rank that ran out of memory would leave the
+others waiting, and nothing is tried. On a device of its own, a rank keeps as many graphs as the memory that a step left
+free holds.
 """
 
 from __future__ import annotations
@@ -27,9 +29,16 @@ class MicroBatch:
     """The current setting. All ranks call its methods together."""
 
     def __init__(
-        self, wanted: int | Literal["auto"] | None, share: int, device: torch.device, *, divisible: bool = True
+        self,
+        wanted: int | Literal["auto"] | None,
+        share: int,
+        device: torch.device,
+        *,
+        divisible: bool = True,
+        alone: bool = True,
     ) -> None:
         """share: rows of a rank. divisible: False for towers that normalise over the batch, which needs all of it.
+        alone: False where a forward pass holds collectives of parameters.
 
         Raises UsageError where such towers shall encode less than that at a time.
         """
@@ -46,11 +55,11 @@ class MicroBatch:
                 "another experiment. Leave micro_batch out, use more workers, or choose a tower with layer or group "
                 "normalisation."
             )
-        self._may_shrink = wanted == "auto" and divisible
+        self._may_shrink = wanted == "auto" and divisible and alone
         # Without a device of its own, a rank can't tell what it may fill.
-        self._tries = TRIES if self._may_shrink or self._measures else 0
-        self._kept_is_found = False
-        self._graph_bytes = 1
+        self._kept_is_found = not (self._measures and divisible and alone)
+        self._tries = TRIES if self._may_shrink or not (self.whole or self._kept_is_found) else 0
+        self._graph_bytes = 0
 
     @property
     def whole(self) -> bool:
@@ -78,6 +87,7 @@ class MicroBatch:
             return False
         if self._measures:
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
         if self.kept > 1:
             self.kept, self._kept_is_found = 1, True
         elif self._may_shrink and self.rows > 1:
@@ -100,7 +110,7 @@ class MicroBatch:
         if not self.trying:
             return
         self._tries -= 1
-        if self._measures and not self.whole and not self._kept_is_found:
+        if not self.whole and not self._kept_is_found and self._graph_bytes:
             free = _USABLE * torch.cuda.get_device_properties(self._device).total_memory
             free -= torch.cuda.max_memory_allocated(self._device)
             # The smallest of the ranks', as minus the largest of minus them.

@@ -34,8 +34,6 @@ class Inputs:
     """(n,) bool: the others are masked rows."""
     start: int
     """Its first row in the rank's batch."""
-    number: int
-    """Counts the micro-batches of the step."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ class Side:
     valid: NDArray[np.bool_]
     """(m, k)."""
 
-    def split(self, rows: int, device: torch.device, first_number: int) -> Iterator[Inputs]:
+    def split(self, rows: int, device: torch.device) -> Iterator[Inputs]:
         """Micro-batches of `rows` rows (the last may be shorter), on the device; colours stay on the CPU, where it is
         known without waiting which views change."""
         m = len(self.keys)
-        for number, start in enumerate(range(0, m, rows)):
+        for start in range(0, m, rows):
             part = slice(start, start + rows)
             tensors = {name: _flat(array[part]) for name, array in self.arrays.items()}
             yield Inputs(
@@ -65,7 +63,6 @@ class Side:
                 keys=_flat(self.keys[part]).to(device),
                 valid=_flat(self.valid[part]).to(device),
                 start=start,
-                number=first_number + number,
             )
 
 
@@ -90,8 +87,8 @@ def _side(rows: Rows, name: str, k: int, *about: int | str) -> Side:
     if name == "document" and "negatives" in columns:
         arrays["tokens"] = np.concatenate([arrays["tokens"], columns["negatives"]], axis=1)
         valid[:, 1:] &= columns["negatives_valid"]
-    numbers = np.arange(k, dtype=np.int64)
-    return Side(name, arrays, draw_keys(rows.ids[:, None] + (numbers << 56), name, *about), valid)
+    keys = np.stack([draw_keys(rows.ids, name, number, *about) for number in range(k)], axis=1)
+    return Side(name, arrays, keys, valid)
 
 
 def resident_rows(features: Tensor, contrast: Contrast) -> Tensor:

@@ -2,8 +2,9 @@
 
 A rank encodes its share in micro-batches. The loss is taken once, over the features of the whole batch: it does not
 know micro-batches. Then each micro-batch is backpropagated from the gradient of its features (GradCache, Gao et al.
-2021). The last few keep their graph from the first pass; the others are encoded again, from the same random draws,
-so they cost a second forward pass. With one micro-batch a side, this is the ordinary step.
+2021). The last few keep their graph from the first pass; the others are encoded again, and so cost a second forward
+pass: with the same random draws, as those depend on the samples alone. With one micro-batch a side, this is the
+ordinary step.
 
     encode travelling side -> gather starts   |  encode resident side  |  loss, gradient of all features
     gradient of G -> scatter starts           |  backpropagate resident side, then travelling side  |  reduce, update
@@ -22,15 +23,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.data.keyed import hash64
 from workers.data.rows import Rows
 from workers.losses.contrast import contrast as info_nce
-from workers.losses.gather import global_mean, rank, start_feature_gather, start_gradient_scatter
+from workers.losses.gather import global_mean, start_feature_gather, start_gradient_scatter, world_size
 from workers.losses.infonce import typical_gradient
 from workers.losses.logit_scale import SCALARS
 from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs
 from workers.losses.siglip import sigmoid_contrast
+from workers.losses.tiles import tile_bytes
 from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine
@@ -88,27 +89,35 @@ class ContrastiveStep:
     """Does steps with an engine. All ranks call it together."""
 
     def __init__(
-        self, engine: Engine, contrast: Contrast, micro_batch: MicroBatch, seed: int, device: torch.device
+        self,
+        engine: Engine,
+        contrast: Contrast,
+        micro_batch: MicroBatch,
+        *,
+        width: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
+        """width: d."""
         self._engine = engine
         self._contrast = contrast
         self._micro_batch = micro_batch
+        self._width = width
         self._seed = seed
         self._device = device
 
     def __call__(self, rows: Rows, seen: GlobalBatch, step: int, learning_rate: float, *, measure: bool) -> Stepped:
-        """Step number `step`, from 0. Raises torch.OutOfMemoryError when no setting fits."""
+        """Step number `step`, from 0. Raises torch.OutOfMemoryError: no setting fits, or one that did does no more."""
         sides = sides_of(rows, self._contrast, self._seed, step)
         pairs = pairs_of(rows, seen, self._contrast).to(self._device)
-        while True:
-            try:
-                done = self._accumulate(sides, pairs, step, measure=measure)
-            except _OutOfMemoryError as error:
-                if not self._micro_batch.shrink():
-                    raise torch.OutOfMemoryError(str(error.__cause__ or error)) from error
-                self._engine.discard()
-                continue
-            break
+        while (done := self._try(sides, pairs, measure=measure)) is None:
+            # Behind the except: a failed try's activations are free only when its exception is gone.
+            self._engine.discard()
+            if not self._micro_batch.shrink():
+                raise torch.OutOfMemoryError(
+                    f"no memory for a step with {self._micro_batch.rows} of a rank's rows at a time. Use more workers, "
+                    "training.gradient_checkpointing, or smaller towers."
+                )
         self._micro_batch.succeeded()
         grad_norm = self._engine.step(learning_rate)
         return Stepped(
@@ -120,24 +129,34 @@ class ContrastiveStep:
             resident=done.features[self._contrast.resident],
         )
 
-    def _accumulate(self, sides: dict[str, Side], pairs: Pairs, step: int, *, measure: bool) -> _Accumulated:
+    def _try(self, sides: dict[str, Side], pairs: Pairs, *, measure: bool) -> _Accumulated | None:
+        """`_accumulate`, or None where a rank ran out of memory with a setting that is still being tried."""
+        try:
+            return self._accumulate(sides, pairs, measure=measure)
+        except _OutOfMemoryError:
+            return None
+
+    def _accumulate(self, sides: dict[str, Side], pairs: Pairs, *, measure: bool) -> _Accumulated:
         """Leaves the gradients of a step, averaged over the ranks, in the engine."""
         contrast, micro_batch = self._contrast, self._micro_batch
         names = list(dict.fromkeys((contrast.travelling, contrast.resident)))
         batches: dict[str, list[Inputs]] = {}
         for name in names:
-            batches[name] = list(sides[name].split(micro_batch.rows, self._device, sum(map(len, batches.values()))))
-        first_kept = 0 if micro_batch.whole else sum(map(len, batches.values())) - micro_batch.kept
+            batches[name] = list(sides[name].split(micro_batch.rows, self._device))
+        trained = [batch for name in names if name in contrast.trained for batch in batches[name]]
+        kept = set(map(id, trained if micro_batch.whole else trained[-micro_batch.kept :]))
         encoded: dict[str, list[_Encoded]] = {}
         features: dict[str, Tensor] = {}
         gathering = None
         with self._agreement():
+            reserved = self._reserve(sides) if micro_batch.trying else None
             for name in names:
-                encoded[name] = [self._encode(batch, step, keep=batch.number >= first_kept) for batch in batches[name]]
+                encoded[name] = [self._encode(batch, keep=id(batch) in kept) for batch in batches[name]]
                 joined = torch.cat([one.features.detach() for one in encoded[name]])
                 features[name] = joined.view(*sides[name].keys.shape, -1)
                 if gathering is None and not micro_batch.trying:
                     gathering = start_feature_gather(features[name].flatten(0, 1), WIRE[contrast.wire])
+        del reserved
         if gathering is None:  # while it is tried, all agree first that none is out of memory
             gathering = start_feature_gather(features[contrast.travelling].flatten(0, 1), WIRE[contrast.wire])
 
@@ -160,28 +179,32 @@ class ContrastiveStep:
             if scalars.grad is not None:
                 self._engine.backward((of_model * scalars.grad).sum())
             if resident.grad is not None:
-                self._backpropagate(encoded.pop(contrast.resident), resident.grad, step)
+                self._backpropagate(encoded.pop(contrast.resident), resident.grad)
             if scattering is not None:
                 grad = scattering.wait().view_as(features[contrast.travelling])
-                self._backpropagate(encoded.pop(contrast.travelling), grad, step)
+                self._backpropagate(encoded.pop(contrast.travelling), grad)
         return _Accumulated(loss.detach(), hits, scale.detach(), features)
 
-    def _encode(self, inputs: Inputs, step: int, *, keep: bool) -> _Encoded:
-        """Encodes a micro-batch, the same way each time; `keep` its graph where its tower is trained."""
-        # Keyed dropout needs no generator; layers of other makers that draw in their own way come out alike again.
-        torch.manual_seed(hash64(self._seed, "layers", step, rank(), inputs.number))
-        keep = keep and inputs.side in self._contrast.trained
-        with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
-            features = self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid)
-        return _Encoded(inputs, features)
+    def _reserve(self, sides: dict[str, Side]) -> Tensor:
+        """As much memory as the loss takes, so that it does not run out where no rank could tell the others."""
+        contrast = self._contrast
+        rows = sides[contrast.resident].keys.size + world_size() * sides[contrast.travelling].keys.size
+        return torch.empty(
+            3 * rows * self._width * 4 + 6 * tile_bytes(self._device), dtype=torch.uint8, device=self._device
+        )
 
-    def _backpropagate(self, encoded: list[_Encoded], grad: Tensor, step: int) -> None:
+    def _encode(self, inputs: Inputs, *, keep: bool) -> _Encoded:
+        """Encodes a micro-batch, the same way each time; `keep`s its graph."""
+        with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
+            return _Encoded(inputs, self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid))
+
+    def _backpropagate(self, encoded: list[_Encoded], grad: Tensor) -> None:
         """Adds up the parameters' gradients, given those of the features, (m, k, d). The last micro-batch goes first:
         if any has its graph, it has."""
         while encoded:
             one = encoded.pop()
             if not one.features.requires_grad:
-                one = self._encode(one.inputs, step, keep=True)
+                one = self._encode(one.inputs, keep=True)
             start = one.inputs.start
             own = grad[start : start + self._micro_batch.rows].flatten(0, 1)
             # The gradient of this with respect to the features is `own`; an engine takes one number.
@@ -193,13 +216,14 @@ class ContrastiveStep:
         if not self._micro_batch.trying:
             yield
             return
-        error = None
+        failed = False
         try:
             yield
-        except torch.OutOfMemoryError as caught:
-            error = caught
-        if self._micro_batch.agree(error is not None):
-            raise _OutOfMemoryError from error
+        except torch.OutOfMemoryError:
+            # Not kept: its traceback holds the frames with all that they had allocated.
+            failed = True
+        if self._micro_batch.agree(failed):
+            raise _OutOfMemoryError
 
 
 def _loss(
@@ -207,10 +231,10 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """This rank's part of the loss, and of the accuracy; see `losses.contrast`. A: (R, d), G: (C, d)."""
 
-    def between(A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    def between(A: Tensor, G: Tensor, measure: bool) -> tuple[Tensor, Tensor]:
         if contrast.sigmoid:
             assert bias is not None
             return sigmoid_contrast(A, G, scale, bias, pairs, contrast.rule.margin, measure=measure)
         return info_nce(A, G, scale, pairs, contrast.rule, measure=measure)
 
-    return over_prefixes(between, A, G, contrast.prefixes)
+    return over_prefixes(between, A, G, contrast.prefixes, measure=measure)

@@ -117,7 +117,6 @@ def test_a_frozen_tower_is_left_alone() -> None:
     section = {"kind": "config", "architecture": "bert", "settings": settings, "frozen": True, "dropout": 0.5}
     model = model_of("text", section, dim=16).train()
     assert not model.trained("text")
-    assert not model.has_dropout
     assert any(isinstance(module, KeyedDropout) for module in model.modules())
     inputs = inputs_of("text")
     assert torch.equal(model("text", inputs), model.embed("text", inputs))
@@ -263,3 +262,14 @@ def test_a_compiled_tower_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     expected, found = (gradients(model, "text", inputs_of("text")) for model in (plain, fast))
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient)
+
+
+def test_an_architecture_that_draws_at_random_is_refused() -> None:
+    """A masked autoencoder shuffles its patches, in training and after it."""
+    section = {"kind": "config", "architecture": "vit_mae", "settings": VIT | {"patch_size": 8}}
+    with pytest.raises(
+        UsageError,
+        match=r"model\.image: vit_mae \(ViTMAEModel\) draws at random \(aten\.rand\.default\), so that features would "
+        r"depend on the number of ranks\. Choose another architecture",
+    ):
+        model_of("image", section)

@@ -170,7 +170,9 @@ def on_ranks(job: Job, contrast: Contrast, spec: Training, steps: int, micro_bat
     device = torch.device("cpu")
     rows = rows_per_rank(dist.get_world_size(), LAYOUT)
     engine = Engine(Small(job), spec, rows, device)
-    step_ = ContrastiveStep(engine, contrast, micro_batch or MicroBatch(spec.micro_batch, rows, device), 0, device)
+    step_ = ContrastiveStep(
+        engine, contrast, micro_batch or MicroBatch(spec.micro_batch, rows, device), width=5, seed=0, device=device
+    )
 
     def do(step: int, *, measure: bool) -> Stepped:
         own = own_rows(job, step)
@@ -220,7 +222,7 @@ def plain_loss(job: Job, contrast: Contrast, model: Small, step: int, seed: int)
     scale, bias = model(SCALARS)
 
     def encode(name: str, array: Any, number: int, side: str) -> Tensor:
-        keys = torch.from_numpy(draw_keys(rows.ids + (number << 56), side, seed, step))
+        keys = torch.from_numpy(draw_keys(rows.ids, side, number, seed, step))
         features: Tensor = model(side, {name: torch.from_numpy(np.ascontiguousarray(array))}, keys)
         return features
 

@@ -119,7 +119,7 @@ CLIP, COPIES, SIMCLR = JOBS[0], JOBS[1], JOBS[5]
         # Three equal texts of four: those rows can't do better than ln 3.
         (CLIP, batch([(1, 9), (1, 8), (1, 7), (2, 6)]), 3 / 4 * math.log(3)),
         (CLIP, batch([(1, 9), (1, 8), (1, 7), (2, 6)], [True, True, False, True]), 2 / 3 * math.log(2)),
-        (CLIP, batch([(1, 9), (1, 8), (2, 7)], weights=[1, 2, 1]), 3 / 4 * math.log(2)),
+        (CLIP, batch([(1, 9), (1, 8), (2, 7)], weights=[3, 3, 3]), 2 / 3 * math.log(2)),
         # The kind with more copies counts.
         (CLIP, batch([(1, 5), (1, 5), (2, 5)]), math.log(3)),
         (COPIES, batch([(1, 9), (1, 8)]), 0.0),
@@ -143,6 +143,16 @@ def test_the_floor_is_what_the_best_towers_reach() -> None:
 def test_two_views_of_copies_have_a_floor_of_their_own() -> None:
     of = replace(contrast(SIMCLR), equal=())
     assert loss_floor(batch([(1,), (1,), (2,)]), of) == pytest.approx(2 / 3 * math.log(3))
+
+
+def test_copies_that_another_kind_masks_are_no_candidates() -> None:
+    of = replace(contrast(CLIP), equal=("text",))
+    assert loss_floor(batch([(1, 5), (1, 5), (2, 6)]), of) == pytest.approx(0.0)
+    assert loss_floor(batch([(1, 5), (1, 5), (2, 5)]), of) == pytest.approx((2 * math.log(2) + math.log(3)) / 3)
+
+
+def test_no_floor_where_rows_weigh_differently() -> None:
+    assert loss_floor(batch([(1, 9), (1, 8)], weights=[1, 9]), contrast(CLIP)) is None
 
 
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.1}, {"hardness": 1.0}, {"margin": 0.1}])

@@ -64,6 +64,7 @@ class _Card:
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"total_memory": total}))
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
         tensor = torch.tensor
         monkeypatch.setattr(torch, "tensor", lambda values, device: tensor(values))
 
@@ -82,3 +83,16 @@ def test_on_a_card_as_many_graphs_are_kept_as_a_step_left_room_for(monkeypatch: 
     for _ in range(TRIES):
         setting.succeeded()
     assert (setting.kept, setting.rows, setting.trying) == (1, 2, False)
+
+
+@pytest.mark.parametrize(("divisible", "alone"), [(False, True), (True, False)])
+def test_nothing_is_tried_where_a_forward_pass_waits_for_other_ranks(divisible: bool, alone: bool) -> None:
+    for device in (CPU, torch.device("cuda")):
+        setting = MicroBatch("auto", 8, device, divisible=divisible, alone=alone)
+        assert setting.whole
+        assert not setting.trying
+        assert not setting.shrink()
+
+
+def test_a_share_that_fits_at_once_is_not_tried_on_a_card() -> None:
+    assert not MicroBatch(None, 8, torch.device("cuda")).trying
