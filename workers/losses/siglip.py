@@ -88,7 +88,7 @@ class _Sigmoid(Function):
         measure: bool,
     ) -> tuple[Tensor, Tensor]:
         weight = pairs.weight_C.to(A.dtype) * (world_size() / (pairs.total_weight or 1.0))
-        own = weight[pairs.own]
+        own, half = weight[pairs.own], weight / 2
         positives = positive_rows(G, pairs)
         positive = scale * (A * positives).sum(1)
         limits = None
@@ -107,8 +107,9 @@ class _Sigmoid(Function):
             if measure:
                 best = torch.maximum(best, logits.amax(1))
             logits += bias
-            both = (own[:, None] + weight[tile.columns]) / 2
-            loss = loss + (both * -F.logsigmoid(-logits)).sum()
+            both = half[pairs.own, None] + half[tile.columns]
+            # -log σ(-x); exp(40) is within fp32, and beyond it the rest has no digit.
+            loss = loss + F.softplus(logits, threshold=40).mul_(both).sum()
             dS_mc = logits.sigmoid_().mul_(both)
             grad_bias += dS_mc.sum()
             grad_A.addmm_(dS_mc, G[tile.columns])
@@ -128,7 +129,7 @@ class _Sigmoid(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        grad_A, grad_G, grad_scale, grad_bias = (None if grad is None else grad * grads[0] for grad in saved)
-        scalars = global_mean(torch.stack([grad_scale, grad_bias]))
-        return grad_A, grad_G, scalars[0], scalars[1], None, None, None
+        grad_A, grad_G, grad_scale, grad_bias = ctx.saved_tensors
+        scalars = global_mean(torch.stack([grad_scale, grad_bias]) * grads[0])
+        grad_G = None if grad_G is None else grad_G * grads[0]
+        return grad_A * grads[0], grad_G, scalars[0], scalars[1], None, None, None

@@ -15,8 +15,9 @@ from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER
 
 TILE_BYTES = 8 * 2**20
-"""Memory of one tile of S; up to four of that size live at a time. On a CPU (2,048 rows, width 512) 2 to 16 MiB were
-equally fast, and 64 MiB a quarter slower, as the tile leaves the cache between two passes."""
+"""Memory of one tile of S; up to four of that size live at a time, ten with hardness and a margin together. On a CPU
+(2,048 rows, width 512) 2 to 16 MiB were equally fast, and 64 MiB a quarter slower, as the tile leaves the cache between
+two passes."""
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,9 @@ def batch_of_rank(case: Case) -> tuple[list[Tensor], Pairs]:
     first, second, negatives = inputs_of(case)
     inputs = [mine(first, 1, noise[:m]), mine(second, 1, -noise[:m]), mine(negatives, K, noise[: m * K])]
     no_row, no_negative = torch.zeros(m * views, dtype=torch.bool), torch.zeros(m * K, dtype=torch.bool)
-    weight = mine(torch.tensor(of_case.weight, dtype=torch.float64), views, torch.full((m * views,), 5.0, dtype=torch.float64))
+    weight = mine(
+        torch.tensor(of_case.weight, dtype=torch.float64), views, torch.full((m * views,), 5.0, dtype=torch.float64)
+    )
     keys = torch.tensor(of_case.keys, dtype=torch.int64).reshape(-1, max(1, case.kinds))
     negative_keys = torch.tensor(of_case.negative_keys, dtype=torch.int64).reshape(-1, max(1, case.kinds))
     pairs = gather_pairs(

@@ -20,9 +20,7 @@ VARIATIONS: dict[str, dict] = {name: what for name, what in OF_QUERIES.items() i
     },
 }
 
-CASES: dict[int, tuple[Case, ...]] = {
-    N: (*layouts("siglip", N), *twice("siglip", N, VARIATIONS)) for N in WORLD_SIZES
-}
+CASES: dict[int, tuple[Case, ...]] = {N: (*layouts("siglip", N), *twice("siglip", N, VARIATIONS)) for N in WORLD_SIZES}
 EACH = [pytest.param(N, case, id=f"{N} ranks: {case.name}") for N in WORLD_SIZES for case in CASES[N]]
 
 

@@ -21,7 +21,16 @@ from workers.losses.siglip import siglip
 B, D, K = 512, 32, 1
 WORLD_SIZES = (1, 2, 4)
 FP16, BF16 = torch.float16, torch.bfloat16
-NAMES = ("infonce", "collapsed", "one direction", "hard negatives", "heavy weights", "light weights", "ntxent", "siglip")
+NAMES = (
+    "infonce",
+    "collapsed",
+    "one direction",
+    "hard negatives",
+    "heavy weights",
+    "light weights",
+    "ntxent",
+    "siglip",
+)
 
 Found = dict[str, Tensor]
 
