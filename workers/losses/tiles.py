@@ -16,7 +16,7 @@ from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER
 
 TILE_BYTES = 4 * 2**20
-"""Memory of one tile of S; some three of that size live at a time, twice as many with a margin or smoothing. On a CPU
+"""Memory of one tile of S; some three of that size live at a time, ten with hardness and a margin together. On a CPU
 (2,048 rows, width 512) 2 to 16 MiB were equally fast, and 64 MiB a quarter slower, as the tile leaves the cache between
 two passes."""
 CUDA_TILE_BYTES = 256 * 2**20

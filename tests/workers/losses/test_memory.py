@@ -1,0 +1,156 @@
+"""No loss holds the matrix of similarities, and each does the work that it says.
+
+Letters: R resident rows, C travelling rows, c columns of a tile, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import workers.losses.contrast
+import workers.losses.tiles
+from workers.losses.infonce import infonce
+from workers.losses.ntxent import ntxent
+from workers.losses.pairs import gather_pairs
+from workers.losses.rule import Rule
+from workers.losses.siglip import siglip
+
+FP64 = 8
+ALL = {"label_smoothing": 0.1, "hardness": 0.5, "margin": 0.1}
+
+
+class Watch(TorchDispatchMode):
+    """What operations make and multiply, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        """Numbers in the largest tensor."""
+        self.peak = 0
+        """Most bytes alive at a time."""
+        self.products = 0
+        """Multiplications of matrix products."""
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.numel())
+                storage = StorageWeakRef(tensor.untyped_storage())
+                self._alive[storage.cdata] = (storage, tensor.untyped_storage().nbytes())
+        self._alive = {key: held for key, held in self._alive.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(nbytes for _, nbytes in self._alive.values()))
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm_"):
+            one, other = args[-2:]
+            self.products += one.shape[0] * one.shape[1] * other.shape[1]
+        else:
+            assert not any(part in name for part in ("mm", "matmul", "linear", "einsum")), f"{name} is not counted"
+        return made
+
+
+def _ones(n: int) -> Tensor:
+    return torch.ones(n, dtype=torch.bool)
+
+
+def _infonce(n: int, d: int, K: int = 0, frozen: bool = False, **rule: Any) -> Callable[[], Tensor]:
+    A, T = F.normalize(torch.randn(n * (1 + K), d, dtype=torch.float64), dim=-1), torch.randn(n, d, dtype=torch.float64)
+    A, T = A.requires_grad_(), F.normalize(T, dim=-1).requires_grad_(not frozen)
+    keys, negative_keys = torch.arange(n)[:, None] // 2, torch.arange(n * K)[:, None]
+    valid = _ones(n) & (torch.arange(n) % 5 > 0)
+    pairs = gather_pairs(valid, keys=keys, negatives_valid=_ones(n * K), negative_keys=negative_keys)
+    return lambda: infonce(A, T, torch.tensor(10.0, requires_grad=True), rule=Rule(**rule), pairs=pairs)
+
+
+def _ntxent(n: int, d: int, **rule: Any) -> Callable[[], Tensor]:
+    Z = F.normalize(torch.randn(n // 2, 2, d, dtype=torch.float64), dim=-1).requires_grad_()
+    return lambda: ntxent(Z, torch.tensor(10.0, requires_grad=True), rule=Rule(**rule))
+
+
+def _siglip(n: int, d: int, frozen: bool = False, **options: Any) -> Callable[[], Tensor]:
+    A, T = F.normalize(torch.randn(2, n, d, dtype=torch.float64), dim=-1)
+    A, T = A.clone().requires_grad_(), T.clone().requires_grad_(not frozen)
+    scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
+    return lambda: siglip(A, T, scale, bias, **options)
+
+
+LOSSES: dict[str, Callable[[int, int], Callable[[], Tensor]]] = {
+    "infonce": lambda n, d: _infonce(n, d),
+    "infonce, one direction": lambda n, d: _infonce(n, d, to_travelling=1.0, to_resident=0.0),
+    "infonce, hard negatives": lambda n, d: _infonce(n, d, K=2, to_travelling=0.0, to_resident=1.0),
+    "infonce, every option": lambda n, d: _infonce(n, d, K=1, **ALL),
+    "ntxent": lambda n, d: _ntxent(n, d),
+    "ntxent, every option": lambda n, d: _ntxent(n, d, **ALL),
+    "siglip": lambda n, d: _siglip(n, d),
+    "siglip, margin": lambda n, d: _siglip(n, d, margin=0.1),
+}
+
+
+def watched(loss: Callable[[], Tensor]) -> Watch:
+    with Watch() as watch:
+        loss().backward()
+    return watch
+
+
+def set_tile(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
+    monkeypatch.setattr(workers.losses.tiles, "TILE_BYTES", nbytes)
+
+
+@pytest.mark.parametrize("plain_logit", [0.0, 70.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_full_matrix_is_held(name: str, plain_logit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.losses.contrast, "PLAIN_LOGIT", plain_logit)
+    n, d, tile = 512, 4, 8192
+    set_tile(monkeypatch, tile * FP64)
+    # The full matrix has 262,144 numbers.
+    assert watched(LOSSES[name](n, d)).largest <= tile
+    set_tile(monkeypatch, 2**40)
+    assert watched(LOSSES[name](n, d)).largest >= n * n, "the watch sees a full matrix where there is one"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_memory_is_linear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the rows are twice the memory, as features outweigh the tile."""
+    d, tile_bytes = 32, 96 * 1024
+    set_tile(monkeypatch, tile_bytes)
+    peaks = {n: watched(LOSSES[name](n, d)).peak for n in (256, 512, 1024)}
+    assert peaks[1024] - peaks[512] < 2.5 * (peaks[512] - peaks[256]), "a matrix would give 4"
+    rows = 2 + 2 * (name == "infonce, hard negatives") + (name == "infonce, every option")
+    # Two to three times the features: gradients, and the features times the scale.
+    assert peaks[1024] < 3.5 * rows * 1024 * d * FP64 + 8 * tile_bytes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tiles_that_live_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tiles.py has it: up to four, or ten with every option."""
+    n, tile_bytes = 256, 2**20
+    set_tile(monkeypatch, tile_bytes)
+    small = 200 * n * FP64
+    most = 10 if "every option" in name else 4
+    assert watched(LOSSES[name](4 * n, 2)).peak < most * tile_bytes + small
+
+
+@pytest.mark.parametrize(
+    ("loss", "passes"),
+    [
+        (_infonce, 4),  # S twice, and both gradients
+        (lambda n, d: _infonce(n, d, frozen=True), 3),
+        (_ntxent, 3),  # S twice, and one gradient that is both
+        (_siglip, 3),  # S once, and both gradients
+        (lambda n, d: _siglip(n, d, frozen=True), 2),
+    ],
+    ids=["infonce", "infonce, frozen", "ntxent", "siglip", "siglip, frozen"],
+)
+def test_matrix_products(loss: Callable[[int, int], Callable[[], Tensor]], passes: int) -> None:
+    """8·R·C·d FLOPs for two trained sides, which is 4·R·C·d multiplications."""
+    n, d = 128, 16
+    assert watched(loss(n, d)).products == passes * n * n * d
