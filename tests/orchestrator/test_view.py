@@ -41,8 +41,10 @@ def test_the_rate_is_that_since_the_line_before(shown: tuple[View, io.StringIO])
     terminal.progress(metrics(10, 100.0), 100)
     terminal.progress(metrics(20, 105.0, rate=9999.0), 100)  # 1,000 samples in 5 s; 8,000 are left
     first, second = output.getvalue().splitlines()
-    assert "1000 samples/s" in first and first.endswith("0:09 left")
-    assert "200 samples/s" in second and second.endswith("0:40 left")
+    assert "1000 samples/s" in first
+    assert first.endswith("0:09 left")
+    assert "200 samples/s" in second
+    assert second.endswith("0:40 left")
 
 
 def test_the_first_line_of_an_attempt_tells_the_rate_of_its_step(shown: tuple[View, io.StringIO]) -> None:
