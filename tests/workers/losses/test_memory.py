@@ -1,6 +1,6 @@
 """No loss holds the matrix of similarities, and each does the work that it says.
 
-Letters: R resident rows, C travelling rows, c columns of a tile, d width.
+Letters: R resident rows, C travelling rows, d width.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def test_memory_is_linear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the rows are twice the memory, as features outweigh the tile."""
     d, tile_bytes = 32, 96 * 1024
     set_tile(monkeypatch, tile_bytes)
-    peaks = {n: watched(LOSSES[name](n, d)).peak for n in (256, 512, 1024)}
-    assert peaks[1024] - peaks[512] < 2.5 * (peaks[512] - peaks[256]), "a matrix would give 4"
+    peaks = {n: watched(LOSSES[name](n, d)).peak for n in (512, 1024)}
+    assert peaks[1024] < 2.1 * peaks[512], "a matrix would give nearly 4"
     rows = 2 + 2 * (name == "infonce, hard negatives") + (name == "infonce, every option")
     # Two to three times the features: gradients, and the features times the scale.
     assert peaks[1024] < 3.5 * rows * 1024 * d * FP64 + 8 * tile_bytes
