@@ -263,3 +263,7 @@ def _signals(interrupt: Interrupt) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ class View:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._shown_at = 0.0
-        self._shown_step = 0
+        self._shown: dict[str, Any] | None = None
 
     def event(self, event: dict[str, Any]) -> None:
         """An event of the ledger."""
@@ -35,17 +35,18 @@ class View:
 
     def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
         """The newest step, if the last one shown is a while ago or this is the last of all."""
-        step = metrics["step"]
+        step, before = metrics["step"], self._shown
         due = time.monotonic() - self._shown_at >= PROGRESS_SECONDS or step == total_steps
-        if step == self._shown_step or not due:
+        if not due or (before is not None and before["step"] == step):
             return
-        self._shown_at, self._shown_step = time.monotonic(), step
-        seconds = (total_steps - step) * metrics["samples"] / step / metrics["samples_per_second"]
+        self._shown_at, self._shown = time.monotonic(), metrics
+        rate = _rate(metrics, before)
+        seconds = (total_steps - step) * metrics["samples"] / step / rate
         masked = f"masked {metrics['masked']}  " if metrics["masked"] else ""
         self.line(
             f"step {step}/{total_steps}  loss {_number(metrics['loss'], 4)}  "
             f"scale {_number(metrics['logit_scale'], 2)}  "
-            f"{metrics['samples_per_second']:.0f} samples/s  data wait {metrics['data_wait_fraction']:.0%}  "
+            f"{rate:.0f} samples/s  data wait {metrics['data_wait_fraction']:.0%}  "
             f"{masked}{_duration(seconds)} left"
         )
 
@@ -54,8 +55,12 @@ class View:
         title = f"{status.name}: {status.state} after {status.step} steps"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
+            # Of all that could be broken in two on a narrow terminal, only the name that the user gave is.
             table.add_column(
-                heading, justify="left" if heading in ("evaluation", "score") else "right", overflow="fold"
+                heading,
+                justify="left" if heading in ("evaluation", "score") else "right",
+                overflow="fold",
+                no_wrap=heading != "evaluation",
             )
         failed = [result for result in status.evaluations if "failed" in result]
         for result in status.evaluations:
@@ -166,6 +171,16 @@ def _bytes(count: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _rate(metrics: dict[str, Any], before: dict[str, Any] | None) -> float:
+    """Samples a second since the line before, checkpoints included; of the newest step alone in an attempt's first
+    line. One step's own rate would make the time that is left jump."""
+    if before is not None and before["attempt"] == metrics["attempt"] and metrics["time"] > before["time"]:
+        rate: float = (metrics["samples"] - before["samples"]) / (metrics["time"] - before["time"])
+    else:
+        rate = metrics["samples_per_second"]
+    return rate
 
 
 def _number(value: float | None, digits: int) -> str:

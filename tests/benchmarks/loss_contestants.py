@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.benchmarks.peers import open_clip_losses, sentence_transformers_losses
-from workers.losses.infonce import QUERY_TO_DOCUMENT, infonce
+from workers.losses.infonce import infonce
+from workers.losses.rule import QUERY_TO_DOCUMENT
 from workers.losses.siglip import siglip
 
 SCALE = 20.0

@@ -105,6 +105,12 @@ def test_validate_says_that_a_spec_is_valid() -> None:
     assert "valid (digits-clip" in answer.stdout
 
 
+def test_the_module_is_the_command_too() -> None:
+    command = [sys.executable, "-m", "orchestrator.cli", "validate", str(EXAMPLE)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "valid (digits-clip" in answer.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["validate", str(EXAMPLE)]])
 def test_help_and_validate_import_neither_torch_nor_ray(arguments: list[str]) -> None:
     program = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobspecs.errors import JobFailedError
 from jobspecs.job import JobSpec
 from orchestrator.prepare import prepare
 from orchestrator.tokenizers import find
@@ -165,3 +166,13 @@ def test_the_run_keeps_what_a_rank_needs(ray_cluster: None, digits: Path, tmp_pa
     assert (low.source, everything.source) == ("low", "all")
     assert low.filters
     assert not everything.filters
+
+
+def test_a_fault_of_the_spec_that_only_a_worker_finds_is_not_tried_again(
+    ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
+    one = spec(digits, tmp_path, "cluster.workers=1", "deepspeed={zero_optimization: {reduce_bucket_size: many}}")
+    with pytest.raises(JobFailedError, match=r"DeepSpeedConfigurationError: .*reduce_bucket_size"):
+        drive(one)
+    events = ledger_of(tmp_path, "digits-clip").events()
+    assert [event["event"] for event in events].count("attempt_started") == 1

@@ -151,3 +151,9 @@ def test_the_training_data_of_an_evaluation_are_looked_for_too(digits: Path, tmp
         "data": [f"file://{digits}/test/*.tar"],
         "train": [f"file://{digits}/train/*.tar"],
     }
+
+
+def test_towers_that_can_not_be_are_found_before_the_start(digits: Path, tmp_path: Path) -> None:
+    tower = "model.image={kind: config, architecture: nosuch}"
+    with pytest.raises(UsageError, match="nosuch"):
+        prepare(digits_spec(digits, tmp_path, tower))

@@ -200,8 +200,8 @@ def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
         ) from error
     if shapes.drawn:
         raise UsageError(
-            f"{architecture.place}: {architecture.name} ({type(network).__name__}) draws at random ({shapes.drawn[0]}), "
-            "so that features would depend on the number of ranks. Choose another architecture"
+            f"{architecture.place}: {architecture.name} ({type(network).__name__}) draws at random "
+            f"({shapes.drawn[0]}), so that features would depend on the number of ranks. Choose another architecture"
         )
     recipe.choose_pooling(sketch, output)
     with ShapesOnly():

@@ -1,0 +1,98 @@
+"""What a person sees while a run runs, by hand-made metrics."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator import view
+from orchestrator.ledger import Status
+from orchestrator.view import View
+
+
+def metrics(step: int, time: float, *, attempt: int = 1, rate: float = 1000.0) -> dict[str, Any]:
+    """A record of a run of batches of 100."""
+    return {
+        "step": step,
+        "samples": 100 * step,
+        "time": time,
+        "attempt": attempt,
+        "loss": 2.5,
+        "logit_scale": 14.3,
+        "samples_per_second": rate,
+        "data_wait_fraction": 0.0,
+        "masked": 0,
+    }
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[View, io.StringIO]:
+    """A view whose every step is due, and what it prints on a terminal of 80 columns."""
+    monkeypatch.setattr(view, "PROGRESS_SECONDS", 0.0)
+    output = io.StringIO()
+    return View(Console(file=output, width=80)), output
+
+
+def test_the_rate_is_that_since_the_line_before(shown: tuple[View, io.StringIO]) -> None:
+    terminal, output = shown
+    terminal.progress(metrics(10, 100.0), 100)
+    terminal.progress(metrics(20, 105.0, rate=9999.0), 100)  # 1,000 samples in 5 s; 8,000 are left
+    first, second = output.getvalue().splitlines()
+    assert "1000 samples/s" in first
+    assert first.endswith("0:09 left")
+    assert "200 samples/s" in second
+    assert second.endswith("0:40 left")
+
+
+def test_the_first_line_of_an_attempt_tells_the_rate_of_its_step(shown: tuple[View, io.StringIO]) -> None:
+    terminal, output = shown
+    terminal.progress(metrics(20, 100.0), 100)
+    terminal.progress(metrics(10, 160.0, attempt=2, rate=500.0), 100)
+    assert "500 samples/s" in output.getvalue().splitlines()[1]
+
+
+def test_a_step_is_shown_once(shown: tuple[View, io.StringIO]) -> None:
+    terminal, output = shown
+    terminal.progress(metrics(100, 100.0), 100)
+    terminal.progress(metrics(100, 100.0), 100)
+    assert len(output.getvalue().splitlines()) == 1
+
+
+def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
+    scores = {"R@10": 0.3, "nDCG@10": 0.2, "mean_per_class_recall": 0.1}
+    result = {
+        "step": 1_000_000,
+        "evaluation": "unseen-characters",
+        "scores": scores,
+        "main": "nDCG@10",
+        "chance": 0.0045,
+        "samples": 1025,
+        "skipped": 0,
+    }
+    status = Status(
+        name="job",
+        run_directory="file:///runs/job",
+        state="succeeded",
+        attempt=1,
+        step=1_000_000,
+        total_steps=1_000_000,
+        world_size=2,
+        loss=1.0,
+        bad_samples={},
+        filtered=0,
+        failures=[],
+        latest_checkpoint=None,
+        evaluations=[result],
+        message="",
+    )
+    output = io.StringIO()
+    View(Console(file=output, width=80)).results(status)
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = [line.split() for line in lines if line.strip()]
+    assert ["1000000", "nDCG@10", "0.2000", "0.0045", "1025"] in [[row[0], *row[2:]] for row in words]
+    assert ["mean_per_class_recall", "0.1000"] in [row[-2:] for row in words]
+    assert ["R@10", "0.3000"] in [row[-2:] for row in words]
