@@ -6,7 +6,6 @@ Letters: B pairs, K hard negatives of each, H kinds of keys, d width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,10 +119,3 @@ def of_prefixes(loss: Callable[..., Tensor], features: list[Tensor], options: Op
     for dim, weight in zip(options.dims, options.dim_weights, strict=True):
         total = total + weight * loss(*[F.normalize(side[:, :dim], dim=-1) for side in features])
     return total
-
-
-def accuracy(S: Tensor, valid: Tensor) -> float:
-    """Share of valid rows of a square S whose diagonal is strictly the largest of the valid columns."""
-    kept = S[valid][:, valid]
-    hits = [bool((row[i] > torch.cat([row[:i], row[i + 1 :]])).all()) for i, row in enumerate(kept)]
-    return sum(hits) / len(hits) if hits else math.nan

@@ -7,19 +7,9 @@ import math
 
 import pytest
 
-from tests.workers.losses.cases import (
-    ALL,
-    OF_QUERIES,
-    ROWS,
-    WORLD_SIZES,
-    Case,
-    check,
-    clamps,
-    layouts,
-    reference,
-    twice,
-)
+from tests.workers.losses.cases import ROWS, WORLD_SIZES, Case, check, reference
 from tests.workers.losses.reference import Options
+from tests.workers.losses.spreads import ALL, OF_QUERIES, clamps, layouts, twice
 
 TO_TRAVELLING, TO_RESIDENT = {"to_travelling": 1.0, "to_resident": 0.0}, {"to_travelling": 0.0, "to_resident": 1.0}
 PREFIXES = {"dims": (2,), "dim_weights": (0.7,)}

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.workers.losses.cases import OF_QUERIES, WORLD_SIZES, Case, check, clamps, layouts, twice
+from tests.workers.losses.cases import WORLD_SIZES, Case, check
+from tests.workers.losses.spreads import OF_QUERIES, clamps, layouts, twice
 from workers.losses.ntxent import ntxent
 from workers.losses.rule import Rule
 

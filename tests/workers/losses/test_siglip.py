@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.workers.losses.cases import OF_QUERIES, WORLD_SIZES, Case, check, layouts, twice
+from tests.workers.losses.cases import WORLD_SIZES, Case, check
 from tests.workers.losses.reference import Options
+from tests.workers.losses.spreads import OF_QUERIES, layouts, twice
 
 NOT_OURS = ("label smoothing", "hardness", "everything")
 """There is no sum over negatives."""
