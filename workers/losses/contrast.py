@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_sum, global_mean, world_size
 from workers.losses.pairs import Pairs
@@ -163,6 +164,7 @@ class _Contrast(Function):
         return loss, hits if measure else torch.zeros_like(hits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         A, G, scale, weight, of_rows, of_columns = ctx.saved_tensors
         pairs, rule = ctx.pairs, ctx.rule

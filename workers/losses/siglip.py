@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from workers.losses.gather import all_gather_rows, gather_features, global_mean, world_size
 from workers.losses.infonce import typical_gradient
@@ -129,6 +130,7 @@ class _Sigmoid(Function):
         return loss, hits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_A, grad_G, grad_scale, grad_bias = ctx.saved_tensors
         scalars = global_mean(torch.stack([grad_scale, grad_bias]) * grads[0])

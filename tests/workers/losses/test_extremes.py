@@ -244,3 +244,11 @@ def test_it_is_measured_only_where_asked_for() -> None:
     assert (float(hits), float(share)) == (0.0, pytest.approx(1.0))
     assert float(loss) == float(measured)
     assert math.isfinite(float(loss))
+
+
+@pytest.mark.parametrize("loss", [infonce, lambda A, T, s: siglip(A, T, s, torch.tensor(-1.0))])
+def test_a_second_derivative_is_refused(loss: Callable[..., Tensor]) -> None:
+    A, T = (features.requires_grad_() for features in _inputs("pairs equal"))
+    (gradient,) = torch.autograd.grad(loss(A, T, torch.tensor(10.0)), A, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
