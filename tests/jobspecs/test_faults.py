@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobspecs.errors import Fault, SpecError
+from jobspecs.load import loads
 
 Wrong = Callable[..., list[str]]
 FullWith = Callable[[str], dict[str, Any]]
@@ -190,9 +191,6 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("data.lanes", 7, "training.global_batch", "global_batch 128 is not a multiple of data.lanes, 7"),
         ("model.text.heads", 5, "model.text.heads", "width 96 is not a multiple of heads 5"),
         ("objective.logit_scale.init", 200, "objective.logit_scale.init", "init 200 is above max 100"),
-        ("training.micro_batch", "auto", "training.micro_batch",
-            "'auto' can't try sizes under zero_stage 3: a rank without memory would leave the others waiting\n"
-            "    State the rows, or use zero_stage 2."),
         ("training.steps", None, "training",
             "give exactly one of steps, passes and samples (found none of them)"),
         ("training.samples", 5, "training",
@@ -220,3 +218,16 @@ def test_faults_in_print() -> None:
     one, two = Fault("f:1 (a)", "is wrong", "Do b."), Fault("f:2", "too")
     assert str(SpecError((one,))) == "1 fault in the spec\n  f:1 (a): is wrong\n    Do b."
     assert str(SpecError((one, two))).splitlines()[0] == "2 faults in the spec"
+
+
+def test_auto_needs_forward_passes_in_which_a_rank_is_alone(full_with: FullWith) -> None:
+    spec = full_with("training.micro_batch")
+    spec["training"] |= {"micro_batch": "auto", "zero_stage": 3}
+    with pytest.raises(SpecError) as error:
+        loads(json.dumps(spec))
+    assert [(fault.message, fault.remedy) for fault in error.value.faults] == [
+        (
+            "'auto' can't try sizes under zero_stage 3: a rank without memory would leave the others waiting",
+            "State the rows, or use zero_stage 2.",
+        )
+    ]
