@@ -1,4 +1,4 @@
-"""What all tests share: two S3 servers on this machine, of two makers."""
+"""What all tests share: two S3 servers on this machine, of two makers; and property tests without a time limit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no fault of an example. All else is as Hypothesis has it, on CI or elsewhere.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
