@@ -33,7 +33,8 @@ SMALLEST_SCALE = 0.01
 
 
 class DivergedError(TandemError):
-    """The training came to nothing: no finite loss, collapsed features, or a logit scale that runs away."""
+    """The training came to nothing: no finite loss, collapsed features, or a logit scale that falls to
+    nothing (above its bound it has no gradient that leads on)."""
 
 
 @dataclass(frozen=True)
