@@ -135,9 +135,15 @@ FULL = {
 
 
 @pytest.fixture(scope="session")
-def fulls(example: str) -> dict[str, dict[str, Any]]:
-    """The specs in full by name, all their defaults written out."""
-    return {name: json.loads(loads(example, overrides=more).model_dump_json()) for name, more in FULL.items()}
+def texts_in_full(example: str) -> dict[str, str]:
+    """The specs in full by name, all their defaults written out, as JSON."""
+    return {name: loads(example, overrides=more).model_dump_json() for name, more in FULL.items()}
+
+
+@pytest.fixture
+def fulls(texts_in_full: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The specs in full by name; a test may change its own."""
+    return {name: json.loads(text) for name, text in texts_in_full.items()}
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ def full(fulls: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return fulls["image_text"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def full_with(fulls: dict[str, dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
     """`full_with(path)`: the first spec in full that has a value at the dotted path, or a section around it."""
 
