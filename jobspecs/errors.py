@@ -64,6 +64,10 @@ class DataError(TandemError):
     """The data are not what the job needs: missing, empty, changed or too damaged."""
 
 
+class ChangedError(DataError):
+    """An object is no longer the one that was opened or indexed."""
+
+
 class StorageError(TandemError):
     """A storage operation failed for good, retries included. The message names the URI."""
 

@@ -7,7 +7,7 @@ reads shards with it, the checkpoint code writes with it, the orchestrator does 
     store.write("s3://b/run/spec.yaml", b"…")       atomic: readers see the old object or the new one
     store.write(lock, token, if_absent=True)        AlreadyExistsError where another one was first
     store.open("s3://b/shard.tar", start=512)       a stream of ranges, each checked and retried
-    store.open(uri, start, known=info)              the object of the index, or DataError if it was changed since
+    store.open(uri, start, known=info)              the object of the index, or ChangedError if it was changed since
     store.list("s3://b/run")                        what is below a folder, sorted
     store.stat(uri), store.exists(uri), store.read(uri), store.delete(uri)
 

@@ -38,7 +38,7 @@ class Backend(Protocol):
         """What is in a folder, and `deep` in those below it, in any order."""
 
     def open(self, uri: str, start: int, known: ObjectInfo | None) -> BinaryIO:
-        """A stream from byte `start` on; DataError if the object isn't the `known` one."""
+        """A stream from byte `start` on; ChangedError if the object isn't the `known` one."""
 
     def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
         """Create or replace an object in one step; AlreadyExistsError for `if_absent` and an object."""

@@ -13,7 +13,7 @@ from typing import Any
 from jobspecs.errors import (
     AccessDeniedError,
     AlreadyExistsError,
-    DataError,
+    ChangedError,
     NoCredentialsError,
     NotFoundError,
     StorageError,
@@ -49,9 +49,9 @@ def already_exists(uri: str) -> AlreadyExistsError:
     )
 
 
-def changed(uri: str, seen: str) -> DataError:
+def changed(uri: str, seen: str) -> ChangedError:
     """What reading an object raises that is no longer the one that was `seen`: "opened", "indexed"."""
-    return DataError(
+    return ChangedError(
         f"cannot read {uri}: it was changed or replaced since it was {seen}. Put the old object back, or give the new "
         "data names of their own and use those"
     )

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from jobspecs.errors import DataError, StorageError, UnreachableError
+from jobspecs.errors import ChangedError, StorageError, UnreachableError
 from workers.storage.backend import ObjectInfo
 from workers.storage.errors import changed, http_status, transient, translated, unanswered
 from workers.storage.s3_client import Connection
@@ -40,7 +40,7 @@ class _OtherBytesError(Exception):
 
 
 class ObjectRanges:
-    """Ranges of the object `info`, and of no other: DataError once another one has its name."""
+    """Ranges of the object `info`, and of no other: ChangedError once another one has its name."""
 
     def __init__(self, connection: Connection, endpoint: str, info: ObjectInfo, seen: str) -> None:
         """`seen` says what was done with the object when `info` was learnt: "opened", "indexed"."""
@@ -108,7 +108,7 @@ class ObjectRanges:
             raise _OtherBytesError("another length")
         return first if said is None else 0
 
-    def _changed(self) -> DataError:
+    def _changed(self) -> ChangedError:
         return changed(self._info.uri, self._seen)
 
     def _in_vain(self, first: int, length: int, causes: list[str], silent: bool) -> StorageError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from jobspecs.data import Cache
-from jobspecs.errors import UsageError
+from jobspecs.errors import ChangedError, UsageError
 from jobspecs.storage import S3
 from workers.storage.backend import Backend, ObjectInfo
 from workers.storage.errors import translated
@@ -16,6 +16,7 @@ from workers.storage.files import FileStore
 from workers.storage.s3 import S3Store
 
 _AWS = S3()
+_READS = 5  # of an object that is replaced each time it is read
 
 
 class Storage:
@@ -50,16 +51,19 @@ class Storage:
             return sorted(backend.list(prefix, deep=deep), key=lambda info: info.uri)
 
     def read(self, uri: str) -> bytes:
-        """The whole object. NotFoundError."""
+        """The whole object as it was at one moment; one that is replaced meanwhile is read anew. NotFoundError."""
+        for _ in range(_READS - 1):
+            with contextlib.suppress(ChangedError), self.open(uri) as stream:
+                return stream.read()
         with self.open(uri) as stream:
             return stream.read()
 
     def open(self, uri: str, start: int = 0, *, known: ObjectInfo | None = None) -> BinaryIO:
         """A stream from byte `start` to the end (empty if that is behind the end). NotFoundError.
 
-        `known` has the size and tag that the object must have, as an index says: DataError for another
+        `known` has the size and tag that the object must have, as an index says: ChangedError for another
         object. From S3 it comes in ranges of 8 MiB, with `known` without a request before the first one;
-        DataError if the object is replaced meanwhile.
+        ChangedError if the object is replaced meanwhile.
 
         Close it: until then S3 streams hold up to `read_ahead` + 1 ranges in memory.
         """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import workers.storage.s3_range
-from jobspecs.errors import AccessDeniedError, DataError, StorageError, UnreachableError
+from jobspecs.errors import AccessDeniedError, ChangedError, DataError, StorageError, UnreachableError
 from jobspecs.storage import S3
 from tests.faulty_proxy import FaultyProxy
 from tests.workers.storage.scripted_server import SECRET, Answer, Scripted, answers, refusal
@@ -186,6 +188,29 @@ def test_an_object_that_changes_while_it_is_read(place: tuple[Storage, str]) -> 
         for _ in range(2):
             with pytest.raises(DataError, match=f"cannot read {uri}: it was changed or replaced since it was opened"):
                 stream.read()
+
+
+@pytest.mark.parametrize("place", ["s3", "rclone"], indirect=True)
+@pytest.mark.usefixtures("small_ranges")
+def test_a_whole_object_that_was_replaced_is_read_anew(
+    place: tuple[Storage, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, root = place
+    uri, fetch = f"{root}/x", ObjectRanges.fetch
+    writes: Iterator[int] = iter(range(4))
+    storage.write(uri, b"a" * 3000)
+
+    def replaced(ranges: ObjectRanges, *arguments: Any) -> None:
+        if (write := next(writes, None)) is not None:
+            storage.write(uri, bytes([write]) * (3001 + write))
+        fetch(ranges, *arguments)
+
+    monkeypatch.setattr(ObjectRanges, "fetch", replaced)
+    assert storage.read(uri) == bytes([3]) * 3004
+    writes = itertools.count()
+    with pytest.raises(ChangedError, match=f"cannot read {uri}: it was changed or replaced since it was opened"):
+        storage.read(uri)
+    assert next(writes) == 5
 
 
 @pytest.mark.usefixtures("small_ranges")
