@@ -5,6 +5,7 @@
         storage = Storage(S3(endpoint=proxy.url, timeout_seconds=1))
         …
         proxy.change("/bucket/key")     from now on this object has another ETag
+        proxy.outage = "full"           from now on, until it is None again
     assert proxy.injected["drop"] > 0
 
 Everything passes through, but a GET of an object may meet one of FAULTS, with the probability given for it.
@@ -30,6 +31,10 @@ FAULTS = ("drop", "slow_down", "short", "stall")
 """The connection is reset within the body; 503 SlowDown; the body ends before its Content-Length says so; nothing
 (more) comes, before the answer or within its body, until the client gives up."""
 
+OUTAGES = ("unavailable", "refused", "slow", "full")
+"""All requests are answered 503; connections are closed unanswered; each request waits for a second; nothing can be
+written (507)."""
+
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 _PART_BYTES = 256 << 10
 
@@ -45,6 +50,8 @@ class FaultyProxy:
         """How often each fault was injected, and "changed": answers about objects that were changed."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path without query, and Range header of each request."""
+        self.outage: str | None = None
+        """One of OUTAGES that all requests meet, or None."""
         self._seed, self._faults, self._faults_per_range = seed, faults or {}, faults_per_range
         assert set(self._faults) <= set(FAULTS), f"of these faults some are unknown: {sorted(self._faults)}"
         assert sum(self._faults.values()) <= 1, "the probabilities add up to more than 1"
@@ -129,6 +136,16 @@ class _Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault, draws = self.proxy.meet(self.command, urlsplit(self.path).path, self.headers.get("Range", ""))
+        outage = self.proxy.outage
+        if outage == "refused":
+            self.close_connection = True
+            return None
+        if outage == "unavailable":
+            return self.refuse(503, "ServiceUnavailable")
+        if outage == "full" and self.command in ("PUT", "POST"):
+            return self.refuse(507, "XMinioStorageFull")
+        if outage == "slow":
+            self.proxy.ending.wait(1.0)
         if fault == "slow_down":
             return self.refuse(503, "SlowDown")
         if fault == "changed" and "If-Match" in self.headers:

@@ -1,0 +1,90 @@
+"""One job, disturbed in a sequence that a seed draws, and what must hold at its end."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.faults import Fault
+from tests.chaos.stage import STEPS, Stage
+from workers.run import read_parts
+
+TOLERANCE = 1e-4
+"""Between the losses of a disturbed and an undisturbed run: sums over other numbers of ranks are rounded otherwise."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What happened."""
+
+    done: list[str]
+    """The faults, in words."""
+    events: list[dict[str, Any]]
+    """The run's event log."""
+
+    def __str__(self) -> str:
+        return "\n".join([*self.done, "", *(f"{event['event']}: {event['message']}" for event in self.events)])
+
+
+def play(stage: Stage, faults: Sequence[Fault], say: Callable[[str], None] = lambda _: None) -> Told:
+    """Runs the job on `stage`, disturbed by `faults` one after the other, to its end."""
+    done: list[str] = []
+    stage.start_driver()
+    for fault in faults:
+        words = fault(stage)
+        if words is None:
+            say(f"{fault.__name__}: the job was over")
+            break
+        done.append(f"{fault.__name__}: {words}")
+        say(done[-1])
+    output = stage.driver_ended()
+    told = Told(done, stage.ledger.events())
+    assert stage.driver.returncode == 0, f"{told}\n\n{output}"
+    return told
+
+
+def reference(stage: Stage) -> list[dict[str, Any]]:
+    """The metrics of the job with nothing in its way."""
+    play(stage, [])
+    return list(stage.ledger.metrics())
+
+
+def check(stage: Stage, told: Told, expected: list[dict[str, Any]]) -> None:
+    """The job succeeded, and is the experiment that it would have been."""
+    status = stage.ledger.status()
+    assert status.state == "succeeded", told
+    metrics = list(stage.ledger.metrics())
+    assert [record["step"] for record in metrics] == list(range(1, STEPS + 1)), told
+    digests = {record["step"]: record["batch_digest"] for record in expected}
+    # Of all attempts, not only of the newest of each step.
+    for record in read_parts(stage.ledger.storage, stage.ledger.run.metrics):
+        assert record["batch_digest"] == digests[record["step"]], f"step {record['step']}\n{told}"
+    for ours, theirs in zip(metrics, expected, strict=True):
+        assert abs(ours["loss"] - theirs["loss"]) <= TOLERANCE, f"{json.dumps([ours, theirs])}\n{told}"
+    attempts = [event for event in told.events if event["event"] == "attempt_started"]
+    ends = [
+        event
+        for event in told.events
+        if event["event"] in ("attempt_failed", "attempt_ended", "run_interrupted", "run_started")
+    ]
+    # Each attempt but the last has an end, or a driver that was started anew behind it.
+    assert len(attempts) <= len(ends) + 1, told
+
+
+def sequence(faults: dict[str, Fault], seed: int, length: int) -> list[Fault]:
+    """Drawn with repetition."""
+    return random.Random(f"sequence {seed}").choices(list(faults.values()), k=length)
+
+
+def digits_in(folder: Path) -> Path:
+    """The digits as tars."""
+    from workers.data.demo import write_demo
+
+    data = folder / "digits"
+    if not data.exists():
+        write_demo("digits", data)
+    return data

@@ -1,0 +1,190 @@
+"""What a disturbed job runs on: a Ray cluster of several nodes on this machine, a run directory, and its driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobspecs.errors import TandemError
+from jobspecs.storage import S3
+from orchestrator.ledger import Ledger
+from tests.faulty_proxy import FaultyProxy
+from tests.orchestrator.command import ledger_of, set_flags, start_tandem
+from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
+from workers.run import committed_steps
+
+NAME = "chaos"
+STEPS = 400
+NODES = 2
+"""Beside the head, each with room for one rank."""
+PATIENCE_SECONDS = 240.0
+"""For what should come within some 20 s on two quiet cores."""
+
+JOB = (
+    *TINY,
+    f"name={NAME}",
+    f"training.steps={STEPS}",
+    "training.optimizer.learning_rate=2e-4",
+    "checkpoint.every_steps=20",
+    "cluster.workers={min: 1, max: 3}",
+    "cluster.wait_seconds=60",
+    "cluster.grow_every_seconds=1",
+    "retry.max_failures_without_commit=50",
+    "retry.hang_after_seconds=15",
+    *(
+        f"retry.{kind}={{retries: 50, delay_seconds: 0.2, max_delay_seconds: 2}}"
+        for kind in ("data", "storage", "worker_lost", "node_lost", "preempted", "hang", "bug")
+    ),
+)
+"""Overrides of the digits example: a job of some seconds that gives up only late."""
+
+
+class Stage:
+    """A cluster of a head and NODES nodes, and one job on it. A context manager: nothing outlives it."""
+
+    def __init__(self, data: Path | str, root: Path | str, draws: random.Random, proxy: FaultyProxy | None = None) -> None:
+        """data, root: of the digits and of the runs, folders or s3:// URIs behind the `proxy`."""
+        self.draws = draws
+        self.proxy = proxy
+        s3 = S3(endpoint=proxy.url, timeout_seconds=5) if proxy else None
+        of_proxy = (f"storage.s3.endpoint={proxy.url}", "storage.s3.timeout_seconds=5") if proxy else ()
+        self._arguments = ["run", str(EXAMPLE), *set_flags(overrides(data, root, *JOB, *of_proxy))]
+        self.ledger: Ledger = ledger_of(root, NAME, s3)
+        self._driver: subprocess.Popen[str] | None = None
+        self._log: list[str] = []
+
+    def __enter__(self) -> Stage:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        for _ in range(NODES):
+            self.add_node()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._driver is not None and self._driver.poll() is None:
+            kill_tree(self._driver.pid)
+            self._driver.communicate()
+        for node in [*self.cluster.worker_nodes, self.cluster.head_node]:
+            self.kill_node(node)
+
+    # --- the cluster ---
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes beside the head, in the order of their start."""
+        return sorted(self.cluster.worker_nodes, key=lambda node: node.node_id)
+
+    def add_node(self) -> None:
+        """One more node with room for one rank."""
+        self.cluster.add_node(num_cpus=1)
+
+    def kill_node(self, node: Any) -> None:
+        """SIGKILL for a node and all that runs on it."""
+        raylets = [info.process.pid for info in node.all_processes.get("raylet", [])]
+        workers = [child for pid in raylets for child in descendants(pid)]
+        self.cluster.remove_node(node, allow_graceful=False)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train, by number."""
+        ours = descendants(os.getpid())
+        return sorted((process for process in ours if is_train_worker(process)), key=lambda process: process.pid)
+
+    # --- the driver ---
+
+    def start_driver(self) -> None:
+        """Types the command."""
+        os.environ["RAY_ADDRESS"] = self.cluster.address
+        self._driver = start_tandem(*self._arguments)
+        del os.environ["RAY_ADDRESS"]
+
+    @property
+    def driver(self) -> subprocess.Popen[str]:
+        """The command's process."""
+        assert self._driver is not None, "start_driver() comes first"
+        return self._driver
+
+    def driver_ended(self) -> str:
+        """Waits for the command's end. Returns its output."""
+        output, _ = self.driver.communicate(timeout=PATIENCE_SECONDS)
+        return output
+
+    # --- the job ---
+
+    def newest_step(self) -> tuple[int, int]:
+        """Attempt and step of the newest record; zeros without one, or where the storage does not answer."""
+        try:
+            metrics = self.ledger.last_metrics()
+        except TandemError:
+            return 0, 0
+        return (metrics["attempt"], metrics["step"]) if metrics else (0, 0)
+
+    def commits(self) -> list[int]:
+        """Steps that are committed."""
+        return committed_steps(self.ledger.storage, self.ledger.run)
+
+    def has_ended(self) -> bool:
+        """Whether the command has."""
+        return self.driver.poll() is not None
+
+    def wait(self, condition: Callable[[], bool], what: str) -> bool:
+        """Waits until `condition` holds. Returns False where the command ended before."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            if self.has_ended():
+                return condition()
+            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:g} s for {what}"
+            time.sleep(0.05)
+        return True
+
+    def wait_for_training(self) -> bool:
+        """Waits until an attempt makes steps that it did not make before the call. Returns False at the job's end."""
+        before = self.newest_step()
+        return self.wait(lambda: self.newest_step() > before, f"a step after {before}")
+
+    def wait_for_commit(self) -> bool:
+        """Waits for a commit that is newer than those at the call. Returns False at the job's end."""
+        before = max(self.commits(), default=0)
+        return self.wait(lambda: max(self.commits(), default=0) > before, f"a commit after step {before}")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """What a process has started, and what that has."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_train_worker(process: psutil.Process) -> bool:
+    """Whether a process of Ray trains."""
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL for a process and all that descends from it, the root first so that it can't react."""
+    for process in [psutil.Process(pid), *descendants(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextlib.contextmanager
+def undisturbed_stage(stage: Stage) -> Iterator[Stage]:
+    """A stage whose job is running."""
+    with stage:
+        stage.start_driver()
+        yield stage
