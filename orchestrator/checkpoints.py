@@ -40,7 +40,8 @@ class NewestGood:
 
 def newest_good(storage: Storage, run: RunDirectory, plan: RunPlan) -> NewestGood:
     """Holds the newest checkpoint against its manifest: whether it is of this experiment, and its files there with
-    their sizes; where not, goes on to the next older one. Their content is checked by the ranks that load it.
+    their sizes; where not, goes on to the next older one. Their content is checked by the ranks that load it; that of
+    the last step here, as no attempt will.
 
     Raises UnknownFormatError, and StorageError when the store does not answer.
     """
@@ -48,7 +49,7 @@ def newest_good(storage: Storage, run: RunDirectory, plan: RunPlan) -> NewestGoo
     for step in reversed(committed_steps(storage, run)):
         uri = run.checkpoint(step)
         try:
-            _check_experiment(verify(storage, uri), plan)
+            _check_experiment(verify(storage, uri, content=step >= plan.total_steps), plan)
         except CheckpointError as error:
             rejected.append(Rejected(uri, str(error)))
         else:

@@ -113,6 +113,15 @@ def test_the_newest_that_is_there_and_of_this_experiment(run: RunDirectory) -> N
     assert newest_good(storage, run, PLAN).uri is None
 
 
+def test_the_content_of_the_last_step_is_read(run: RunDirectory) -> None:
+    """No attempt will load it; its sha256 is wrong here."""
+    for step in (90, 100):
+        write(run, step, 1)
+    good = newest_good(Storage(), run, PLAN)
+    assert good.step == 90
+    assert "has another sha256 than the manifest says" in good.rejected[0].reason
+
+
 def test_superfluous_commits_are_deleted_whole(run: RunDirectory) -> None:
     for step in (10, 20, 30, 40):
         write(run, step, 1)

@@ -116,9 +116,9 @@ def withdraw(storage: Storage, uri: str) -> None:
     storage.delete(manifest)
 
 
-def verify(storage: Storage, uri: str) -> Manifest:
-    """The manifest of `uri`, after every file was found there with its size. What is in the files is not read: who
-    loads them does that. Raises CheckpointError, UnknownFormatError, StorageError."""
+def verify(storage: Storage, uri: str, *, content: bool = False) -> Manifest:
+    """The manifest of `uri`, after every file was found there with its size. What is in the files is left to those who
+    load them, or is read too if `content`. Raises CheckpointError, UnknownFormatError, StorageError."""
     manifest = read_manifest(storage, uri)
     sizes = {info.uri: info.size for info in storage.list(uri)}
     for file in manifest.files:
@@ -126,6 +126,8 @@ def verify(storage: Storage, uri: str) -> Manifest:
         if size is None:
             raise CheckpointError(f"{join(uri, file.name)} is missing")
         _check_size(uri, file, size)
+    for file in manifest.files if content else ():
+        _read_file(storage, uri, file)
     return manifest
 
 
