@@ -105,6 +105,13 @@ class JobSpec(Section):
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
             check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
+        best = self.checkpoint.keep_best
+        if best is not None and best.evaluation not in names:
+            raise misplaced(
+                "checkpoint.keep_best.evaluation",
+                f"there is no evaluation {best.evaluation!r}",
+                f"Names of evaluations: {', '.join(names) or 'none'}.",
+            )
         return self
 
     @model_validator(mode="after")

@@ -249,15 +249,16 @@ class Driver:
                     job.storage.write(job.run.stop, b"interrupted")
                     asked = True
                     self._view.line("stopping after the next step, with a checkpoint; again to stop at once")
-                self._look(attempt, seen)
+                self._look(attempt, step, seen)
             except StorageError as error:
                 # Looking on is not worth a job; the next look tries again.
                 self._view.line(f"the run directory did not answer: {error}")
         return ended[0]
 
-    def _look(self, attempt: int, seen: set[int]) -> None:
-        """Shows what is new in the run directory, and deletes the checkpoints that are not kept."""
-        from orchestrator.checkpoints import delete_older
+    def _look(self, attempt: int, start: int, seen: set[int]) -> None:
+        """Shows what is new in the run directory, and deletes the checkpoints that are not kept. start: the step that
+        the attempt went on from."""
+        from orchestrator.checkpoints import retain
 
         job = self._job
         metrics = self._ledger.last_metrics()
@@ -267,7 +268,7 @@ class Driver:
             if step not in seen:
                 seen.add(step)
                 self._event("checkpoint_committed", f"checkpoint at step {step}", attempt=attempt, step=step)
-                delete_older(job.storage, job.run, job.spec.checkpoint.keep_last)
+                retain(job.storage, job.run, job.spec, attempt, in_use={start})
 
     def _failed(self, attempt: int, start: int, ended: _Ended) -> None:
         step = start

@@ -158,7 +158,7 @@ def make(
         )
     rows = rows_per_rank(workers, layout)
     every, total = spec.checkpoint.every_steps, fixed.total_steps
-    commits = [*range(every, total, every), total]
+    commits = [*(() if every is None else range(every, total, every)), total]
     orders = _orders(indexes, layout)
     steps_per_pass = max(order.steps_per_pass for order in orders)
     return Plan(

@@ -8,7 +8,8 @@
         proxy.outage = "full"           from now on, until it is None again
     assert proxy.injected["drop"] > 0
 
-Everything passes through, but a GET of an object may meet one of FAULTS, with the probability given for it.
+Everything passes through, but a GET of an object (or what `methods` names) may meet one of FAULTS, with the
+probability given for it.
 Which one depends on the seed, the object's key, the range and how often that was asked for before, and not on
 what other threads do. A range that met `faults_per_range` of them is let through ever after.
 """
@@ -43,7 +44,13 @@ class FaultyProxy:
     """Listens on a port of the loopback device while its context lasts."""
 
     def __init__(
-        self, target: str, *, seed: int = 0, faults: dict[str, float] | None = None, faults_per_range: int = 3
+        self,
+        target: str,
+        *,
+        seed: int = 0,
+        faults: dict[str, float] | None = None,
+        faults_per_range: int = 3,
+        methods: tuple[str, ...] = ("GET",),
     ) -> None:
         self.target = urlsplit(target).netloc
         self.injected: Counter[str] = Counter()
@@ -55,6 +62,7 @@ class FaultyProxy:
         self._seed, self._faults, self._faults_per_range = seed, faults or {}, faults_per_range
         assert set(self._faults) <= set(FAULTS), f"of these faults some are unknown: {sorted(self._faults)}"
         assert sum(self._faults.values()) <= 1, "the probabilities add up to more than 1"
+        self._methods = methods
         self._asked: Counter[tuple[str, str]] = Counter()
         self._met: Counter[tuple[str, str]] = Counter()
         self._changed: set[str] = set()
@@ -87,7 +95,11 @@ class FaultyProxy:
             self._asked[place] += 1
             key = path.strip("/").partition("/")[2]  # tests draw the names of their buckets at random
             draws = random.Random(f"{self._seed} {key} {wanted} {self._asked[place]}")
-            kind = self._draw(draws) if method == "GET" and key and self._met[place] < self._faults_per_range else None
+            kind = (
+                self._draw(draws)
+                if method in self._methods and key and self._met[place] < self._faults_per_range
+                else None
+            )
             if kind is not None:
                 self._met[place] += 1
             elif path in self._changed and method in ("GET", "HEAD"):

@@ -2,8 +2,9 @@
 
     results = run_ranks(function, 2, *args)      [function(*args) of rank 0, of rank 1]
 
-A group costs 2 to 3 s, because every rank imports torch: give it a list of cases and not one case.
-`function` must be importable (a module's own function), for the ranks are spawned, not forked.
+The first group of a session costs some seconds, for a server process that imports torch and DeepSpeed (`preload.py`);
+then each rank is a fork of it, and a group costs a fraction of one. `function` must be importable (a module's own
+function): the ranks are no forks of the test.
 """
 
 from __future__ import annotations
@@ -45,16 +46,19 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
     Raises RanksFailedError. No process outlives the call.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
     outcomes: dict[int, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         job = pickle.dumps((function, args))
+        # Not inherited: the server that forks has the environment of its start.
+        environment = dict(os.environ)
         receivers: dict[Any, int] = {}
         processes = []
         for rank in range(world_size):
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_main, args=(sender, job, rank, world_size, f"{folder}/store", timeout_seconds)
+                target=_main, args=(sender, job, environment, rank, world_size, f"{folder}/store", timeout_seconds)
             )
             process.start()
             sender.close()
@@ -94,16 +98,23 @@ def _collect(receivers: dict[Any, int], processes: list[Any], outcomes: dict[int
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
 
 
-def _main(sender: Connection, job: bytes, rank: int, world_size: int, store: str, timeout_seconds: float) -> None:
+def _main(
+    sender: Connection,
+    job: bytes,
+    environment: dict[str, str],
+    rank: int,
+    world_size: int,
+    store: str,
+    timeout_seconds: float,
+) -> None:
     """The program of a rank."""
+    os.environ |= environment
     # What torchrun would set, and loopback: this machine's name may not resolve.
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
         "GLOO_SOCKET_IFNAME": "lo",
-        # DeepSpeed's ZeRO imports a compiled optimizer that nobody uses: 2.6 s of importing the compiler.
-        "TORCHDYNAMO_DISABLE": "1",
     }
     import torch
     import torch.distributed as dist

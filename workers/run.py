@@ -6,6 +6,7 @@
         index/<source>.parquet                the shards of each source
         tokenizers/<column>.json              what makes tokens of each text column
         driver.json                           who drives it, with a heartbeat
+        attempts/a00001.json …                an attempt each, written before it starts: see `workers.train.fence`
         events/000000.jsonl …                 what happened, written by the driver
         metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
         bad_samples/a00001-r00000-000000.jsonl …
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -89,8 +91,13 @@ class RunDirectory:
         return join(self.uri, "driver.json")
 
     @property
+    def attempts(self) -> str:
+        """The folder of the attempts' records."""
+        return join(self.uri, "attempts")
+
+    @property
     def stop(self) -> str:
-        """The request to stop; its content says why."""
+        """The request to stop; its content says why: `interrupted`, `preempted` or `grow`."""
         return join(self.uri, "stop")
 
     @property
@@ -121,6 +128,10 @@ class RunDirectory:
         """The tokenizer of a text column."""
         return join(self.uri, "tokenizers", f"{column}.json")
 
+    def attempt(self, number: int) -> str:
+        """The record of an attempt."""
+        return join(self.attempts, f"a{number:05d}.json")
+
     def checkpoint(self, step: int) -> str:
         """The checkpoint after `step` optimizer steps."""
         return join(self.checkpoints, f"step-{step:08d}")
@@ -141,7 +152,7 @@ class PartsWriter:
     """Appends JSON lines to a series of parts `<folder>/<prefix>000000.jsonl`, `000001`, …
 
     A part is written whole at each flush, atomically, until it is PART_BYTES long; then the next one
-    begins. Not thread-safe. Numbering begins behind the parts that are there.
+    begins. Thread-safe: `append` never waits for a `flush`. Numbering begins behind the parts that are there.
     """
 
     PART_BYTES = 256 * 1024
@@ -153,21 +164,28 @@ class PartsWriter:
         self._number = len(there)
         self._lines = bytearray()
         self._written = 0
+        self._appending, self._flushing = threading.Lock(), threading.Lock()
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line; it is durable after the next `flush`."""
-        self._lines += json.dumps(record).encode() + b"\n"
+        line = json.dumps(record).encode() + b"\n"
+        with self._appending:
+            self._lines += line
 
     def flush(self) -> None:
         """Writes what was appended. Raises StorageError; nothing is lost, the next flush tries again."""
-        if len(self._lines) == self._written:
-            return
-        self._storage.write(f"{self._prefix}{self._number:06d}.jsonl", bytes(self._lines))
-        self._written = len(self._lines)
-        if self._written >= self.PART_BYTES:
-            self._number += 1
-            self._lines.clear()
-            self._written = 0
+        with self._flushing:
+            with self._appending:
+                if len(self._lines) == self._written:
+                    return
+                part = bytes(self._lines)
+            self._storage.write(f"{self._prefix}{self._number:06d}.jsonl", part)
+            self._written = len(part)
+            if self._written >= self.PART_BYTES:
+                self._number += 1
+                self._written = 0
+                with self._appending:
+                    del self._lines[: len(part)]
 
 
 def read_parts(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:

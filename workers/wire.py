@@ -31,7 +31,7 @@ class Wire:
 
     @property
     def identities(self) -> int:
-        """Of the batch's identities, weights and keys, 8 bytes each, and the wish to stop."""
+        """Of the batch's identities, weights and keys, 8 bytes each, and rank 0's command."""
         return (self.ranks - 1) * (self.rows + 1) * (2 + len(self.contrast.kinds)) * 8
 
     @property

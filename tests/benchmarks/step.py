@@ -41,6 +41,7 @@ from workers.data.tokenize import Tokenizer, byte_tokenizer
 from workers.models.build import build
 from workers.objectives import contrast_of
 from workers.train.batch import content_keys, gather_batch
+from workers.train.command import Command
 from workers.train.engine import Engine
 from workers.train.micro_batch import MicroBatch
 from workers.train.step import ContrastiveStep
@@ -168,7 +169,7 @@ def tandem_step(
 
     def step() -> float:
         nonlocal number
-        seen = gather_batch(rows, content_keys(rows, contrast.kinds), layout, device, stop=False)
+        seen = gather_batch(rows, content_keys(rows, contrast.kinds), layout, device, command=Command.GO)
         done = update(rows, seen, number, LEARNING_RATE, measure=False)
         number += 1
         return done.loss

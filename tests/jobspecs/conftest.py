@@ -98,6 +98,7 @@ FULL = {
         f"model.text={PRETRAINED}",
         "training.optimizer={kind: lamb, learning_rate: 1e-3}",
         "training.schedule={kind: constant}",
+        "checkpoint={every_minutes: 30, keep_every: 1000, keep_best: {evaluation: held-out-digits}}",
     ),
     "two_view": (
         "objective.kind=two_view",

@@ -188,6 +188,11 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("data.image.crop_scale", [0, 1], "data.image.crop_scale",
             "crop_scale is [smallest, largest] with 0 < smallest <= largest, not [0.0, 1.0]"),
         ("data.image.size", 30, "data.image.size", "size 30 is not a multiple of model.image.patch, 8"),
+        ("checkpoint.every_steps", None, "checkpoint.every_steps", "every_steps and every_minutes are both null\n"
+            "    Give at least one: without commits between, a failure costs all of the work."),
+        ("checkpoint.keep_best", {"evaluation": "nothing"}, "checkpoint.keep_best.evaluation",
+            "there is no evaluation 'nothing'\n"
+            "    Names of evaluations: held-out-digits."),
         ("data.lanes", 7, "training.global_batch", "global_batch 128 is not a multiple of data.lanes, 7"),
         ("model.text.heads", 5, "model.text.heads", "width 96 is not a multiple of heads 5"),
         ("objective.logit_scale.init", 200, "objective.logit_scale.init", "init 200 is above max 100"),

@@ -82,6 +82,7 @@ OPTIONAL = re.compile(
     r"|model\.(image|text|query|document)|model\.\w+\.revision"
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
     r"|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
+    r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
 
@@ -154,6 +155,7 @@ def test_an_unknown_key_is_found_in_each_section(wrong: Wrong, full: dict[str, A
 
 
 REQUIRED = {
+    "KeepBest": {"evaluation"},
     "JobSpec": {"apiVersion", "name", "objective", "data", "model", "training"},
     "ImageText": {"kind"},
     "TwoView": {"kind"},

@@ -25,7 +25,8 @@ about half a second, and the loader processes of local data do without it.
     store.py    Storage: picks the backend of a URI, translates its errors
     backend.py  ObjectInfo, and what a backend has to do
     files.py    the backend of file://
-    s3.py       the backend of s3://; s3_client.py connects it, s3_range.py fetches one range
+    s3.py       the backend of s3://; s3_client.py connects it, s3_range.py fetches one range,
+                s3_upload.py writes in parts
     read_ahead.py   a stream of ranges, fetched in threads ahead of the reader
     cache.py    a folder that keeps ranges
     errors.py   from OSError and botocore's errors to ours

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+Bytes = bytes | memoryview
+"""What is written: memory that stays as it is meanwhile."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -40,8 +43,11 @@ class Backend(Protocol):
     def open(self, uri: str, start: int, known: ObjectInfo | None) -> BinaryIO:
         """A stream from byte `start` on; ChangedError if the object isn't the `known` one."""
 
-    def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
+    def write(self, uri: str, data: Bytes, *, if_absent: bool) -> ObjectInfo:
         """Create or replace an object in one step; AlreadyExistsError for `if_absent` and an object."""
 
     def delete(self, uri: str) -> None:
         """Remove an object, if it is there."""
+
+    def delete_unfinished(self, prefix: str, age_seconds: float) -> None:
+        """Remove what writes that broke off have left in a folder and below."""

@@ -6,12 +6,13 @@ import contextlib
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from jobspecs.errors import NotFoundError, StorageError
-from workers.storage.backend import ObjectInfo
+from workers.storage.backend import Bytes, ObjectInfo
 from workers.storage.errors import already_exists, changed, translated
 from workers.storage.uris import is_temporary, path_of, temporary_name
 
@@ -64,7 +65,7 @@ class FileStore:
         file.seek(start)
         return io.BufferedReader(file, _BUFFER_BYTES)
 
-    def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
+    def write(self, uri: str, data: Bytes, *, if_absent: bool) -> ObjectInfo:
         """A temporary file in the same folder, synced, then renamed, or linked for `if_absent`."""
         path = path_of(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,14 @@ class FileStore:
         """One unlink(); the folder stays."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path_of(uri).unlink()
+
+    def delete_unfinished(self, prefix: str, age_seconds: float) -> None:
+        """Temporary files, by their time of change."""
+        for parent, _, names in os.walk(path_of(prefix)):
+            for path in (Path(parent, name) for name in names if is_temporary(name)):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > age_seconds:
+                        path.unlink()
 
 
 class _FileReader(io.FileIO):

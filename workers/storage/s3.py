@@ -1,12 +1,14 @@
 """The backend of `s3://`: one request a call, except that reading takes one a range.
 
-`s3_range.py` fetches ranges, `read_ahead.py` makes a stream of them, `cache.py` keeps them.
+`s3_upload.py` writes in parts, `s3_range.py` fetches ranges, `read_ahead.py` makes a stream of them, `cache.py` keeps
+them.
 """
 
 from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import Any, BinaryIO
 from jobspecs.data import Cache
 from jobspecs.errors import StorageError
 from jobspecs.storage import S3
-from workers.storage.backend import ObjectInfo
+from workers.storage.backend import Bytes, ObjectInfo
 from workers.storage.cache import RangeCache
 from workers.storage.errors import already_exists, http_status
 from workers.storage.read_ahead import RANGE_BYTES, Fetch, RangeStream
 from workers.storage.s3_client import Connection, connect
 from workers.storage.s3_range import ObjectRanges
+from workers.storage.s3_upload import MULTIPART_BYTES, upload
 from workers.storage.uris import bucket_and_key, bucket_and_prefix, is_temporary, temporary_name
 
 _BUFFER_BYTES = 256 << 10
@@ -111,24 +114,46 @@ class S3Store:
         ranges = RangeStream(fetch, start, info.size, self._read_ahead, aligned=cache is not None)
         return io.BufferedReader(ranges, _BUFFER_BYTES)
 
-    def write(self, uri: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
-        """One PUT; three more requests before the first one with a condition."""
+    def write(self, uri: str, data: Bytes, *, if_absent: bool) -> ObjectInfo:
+        """One PUT, or one a part; three more requests before the first one with a condition."""
         bucket, key = bucket_and_key(uri)
+        if len(data) >= MULTIPART_BYTES and not if_absent:
+            upload(self.client, bucket, key, data)
+            return self._arrived(uri, len(data))
         if if_absent:
             self._check_conditions(bucket, key)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         try:
-            answer = self.client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+            answer = self.client.put_object(Bucket=bucket, Key=key, Body=bytes(data), **condition)
         except Exception as error:
             if if_absent and http_status(error) in (409, 412):
                 raise already_exists(uri) from error
             raise
         return ObjectInfo(uri, len(data), answer["ETag"].strip('"'))
 
+    def _arrived(self, uri: str, size: int) -> ObjectInfo:
+        """The object after its upload in parts."""
+        info = self.stat(uri)
+        if info.size != size:
+            raise StorageError(
+                f"cannot write {uri}: {size} bytes were sent, {self.endpoint} has {info.size}. Look whether another "
+                "process writes the same object, and into the server's log"
+            )
+        return info
+
     def delete(self, uri: str) -> None:
         """One DELETE, which S3 answers alike for a missing object."""
         bucket, key = bucket_and_key(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
+
+    def delete_unfinished(self, prefix: str, age_seconds: float) -> None:
+        """Uploads in parts that were begun and not ended."""
+        bucket, folder = bucket_and_prefix(prefix.rstrip("/"))
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{folder}/")
+        begun = [one for page in pages for one in page.get("Uploads", ())]
+        for one in begun:
+            if time.time() - one["Initiated"].timestamp() > age_seconds:
+                self.client.abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
 
     def _check_conditions(self, bucket: str, key: str) -> None:
         """StorageError if the server writes what its condition forbids; AWS is known not to."""

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from jobspecs.data import Cache
 from jobspecs.errors import ChangedError, UsageError
 from jobspecs.storage import S3
-from workers.storage.backend import Backend, ObjectInfo
+from workers.storage.backend import Backend, Bytes, ObjectInfo
 from workers.storage.errors import translated
 from workers.storage.files import FileStore
 from workers.storage.s3 import S3Store
@@ -72,8 +72,11 @@ class Storage:
         with self._backend("read", uri) as backend:
             return backend.open(uri, start, known)
 
-    def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+    def write(self, uri: str, data: Bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Create or replace the object in one step. AlreadyExistsError for `if_absent` and an object.
+
+        To S3, what is larger than 32 MiB goes in parts, several at a time, and its size is looked up afterwards; what
+        is `if_absent` goes in one request whatever its size.
 
         A conditional write to S3 whose answer got lost is retried, and then finds its own object:
         put a token into the data and read it back where that matters. StorageError for `if_absent` and
@@ -86,6 +89,12 @@ class Storage:
         """Remove an object; one that is already gone is no error."""
         with self._backend("delete", uri) as backend:
             backend.delete(uri)
+
+    def delete_unfinished(self, prefix: str, age_seconds: float) -> None:
+        """Remove what writes to the folder `prefix` and below have left that broke off: temporary files, and parts of
+        S3 uploads. Only what is older than `age_seconds`: younger writes may still end."""
+        with self._backend("delete", prefix) as backend:
+            backend.delete_unfinished(prefix, age_seconds)
 
     @contextlib.contextmanager
     def _backend(self, verb: str, uri: str) -> Iterator[Backend]:

@@ -9,6 +9,7 @@ runs on a machine without Ray; retries and evaluations are the orchestrator's.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from datetime import timedelta
 
@@ -18,8 +19,9 @@ import torch.distributed as dist
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from jobspecs.storage import S3
-from workers.run import RunDirectory, RunPlan, committed_steps, read_parts
+from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import Storage, absolute
+from workers.train.fence import attempts, claim_attempt
 from workers.train.loop import TrainTask, train
 
 
@@ -32,12 +34,16 @@ def main(run: str) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(spec.cluster.backend, timeout=timedelta(seconds=spec.cluster.collective_timeout_seconds))
     commits = committed_steps(storage, directory)
-    attempts = [record["attempt"] for record in read_parts(storage, directory.metrics)]
+    attempt = [0]
+    if dist.get_rank() == 0:
+        attempt = [max([0, *attempts(storage, directory)]) + 1]
+        claim_attempt(storage, directory, attempt[0], secrets.token_hex(8))
+    dist.broadcast_object_list(attempt)
     task = TrainTask(
         spec=spec,
         plan=RunPlan.from_json(storage.read(directory.plan)),
         run=directory,
-        attempt=max(attempts, default=0) + 1,
+        attempt=attempt[0],
         resume_from=directory.checkpoint(commits[-1]) if commits else None,
     )
     train(task)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from workers.data.order import Layout, lanes_of_rank
 from workers.data.rows import Rows, batch_digest
 from workers.losses.gather import all_gather_rows, world_size
+from workers.train.command import Command
 from workers.train.keys import token_keys
 
 
@@ -31,8 +32,8 @@ class GlobalBatch:
     """(N·m,): weight of each row in the loss, 0 where it is not valid."""
     keys: NDArray[np.int64]
     """(N·m, H): keys of the contents."""
-    stop: bool
-    """Whether any rank was asked to stop."""
+    command: Command
+    """Of rank 0."""
 
     @property
     def digest(self) -> str:
@@ -53,9 +54,9 @@ def content_keys(rows: Rows, kinds: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def gather_batch(
-    rows: Rows, keys: NDArray[np.int64], layout: Layout, device: torch.device, *, stop: bool
+    rows: Rows, keys: NDArray[np.int64], layout: Layout, device: torch.device, *, command: Command
 ) -> GlobalBatch:
-    """Gathers what the ranks hold, and the wish to stop. Collective.
+    """Gathers what the ranks hold, and rank 0's command; those of the others don't count. Collective.
 
     keys: (m, H). Rows without a column `weight` weigh 1.
     """
@@ -63,7 +64,7 @@ def gather_batch(
     # As 64-bit integers: the identity; validity and weight in one; the keys.
     packed = weights.astype(np.float32).view(np.int32).astype(np.int64) << 1 | rows.valid
     table = np.concatenate([rows.ids[:, None], packed[:, None], keys], axis=1)
-    table = np.concatenate([table, np.full((1, table.shape[1]), int(stop))])  # (m + 1, 2 + H)
+    table = np.concatenate([table, np.full((1, table.shape[1]), int(command))])  # (m + 1, 2 + H)
     gathered = all_gather_rows(torch.from_numpy(table)[None].to(device)).cpu().numpy()  # (N, m + 1, 2 + H)
     N, m = world_size(), len(rows.ids)
     valid = (gathered[:, :m, 1] & 1).astype(np.bool_)
@@ -75,5 +76,5 @@ def gather_batch(
         valid=valid.reshape(-1),
         weights=(gathered[:, :m, 1] >> 1).astype(np.int32).view(np.float32).reshape(-1),
         keys=gathered[:, :m, 2:].reshape(N * m, -1),
-        stop=bool(gathered[:, m, 0].any()),
+        command=Command(gathered[0, m, 0]),
     )

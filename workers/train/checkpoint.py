@@ -1,36 +1,37 @@
 """Checkpoint files: the whole state by parameter name, as safetensors, and the manifest that commits them.
 
     checkpoints/step-00000100/
-        model-a00001-00000.safetensors …       parameters and buffers, fp32
-        optimizer-a00001-00000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
-        manifest.json                          written last: there is no checkpoint without it
+        model-a00001-r00000-000.safetensors …       parameters and buffers, fp32
+        optimizer-a00001-r00000-000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
+        manifest.json                               written last: there is no checkpoint without it
 
-The attempt is in the names: what a dead attempt left, or a late one still writes, is never another's.
+Attempt, rank and number are in the names: what a dead attempt left, or a late one still writes, is never another's.
 
-Parameters are spread over the ranks for writing only. Nothing in the files depends on how many ranks
-wrote them or under which ZeRO stage, and nothing is pickled.
+A tensor is there whole under its name, or in pieces `<name>[start:stop]`, elements of it when flattened; the manifest
+has the shapes. How it is cut says how ranks held it and nothing else: any number of ranks under any ZeRO stage loads
+it. Nothing is pickled. Who writes a checkpoint is `saver.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from jobspecs.errors import NotFoundError, TandemError
 from workers.storage import Storage, join
-from workers.train.engine import Engine, State
+from workers.train.engine import Engine, Kind
 from workers.train.loss_scale import LossScale
 from workers.train.optimizer import MOMENTS
-from workers.train.partition import whole_names
+from workers.train.partition import Held, held_of_module, whole_names
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(TandemError):
@@ -64,7 +65,9 @@ class Manifest:
     attempt: int
     world_size: int
     """Ranks that wrote it."""
-    files: tuple[File, ...]
+    shapes: dict[str, tuple[int, ...]]
+    """Of each parameter and buffer, by name."""
+    files: tuple[File, ...] = ()
     skipped_steps: int = 0
     """Steps of the run so far whose gradient was not finite: the optimizer has not seen them."""
     loss_scale: LossScale | None = None
@@ -76,33 +79,34 @@ class Manifest:
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
-        """The inverse of `to_json`. Raises CheckpointError, UnknownFormatError."""
+    def from_json(cls, data: bytes, uri: str) -> Manifest:
+        """The inverse of `to_json`, of the checkpoint at `uri`. Raises CheckpointError, UnknownFormatError."""
         try:
             fields = json.loads(data)
             if fields["format"] != FORMAT:
                 raise UnknownFormatError(
-                    f"checkpoint format {fields['format']} is not that of this version, {FORMAT}. Go on with the "
-                    "version of Tandem that wrote it, or give the job another name."
+                    f"{uri}: checkpoint format {fields['format']} is not that of this version, {FORMAT}. Go on with "
+                    "the version of Tandem that wrote it, or give the job another name."
                 )
             scale = fields.get("loss_scale")
             return cls(
                 **{
                     **fields,
+                    "shapes": {name: tuple(shape) for name, shape in fields["shapes"].items()},
                     "files": tuple(File(**file) for file in fields["files"]),
                     "loss_scale": scale if scale is None else LossScale(**scale),
                 }
             )
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"its manifest can't be read: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{uri}: its manifest can't be read: {error}") from error
 
 
 def read_manifest(storage: Storage, uri: str) -> Manifest:
-    """The manifest of the checkpoint at `uri`. Raises CheckpointError."""
+    """The manifest of the checkpoint at `uri`. Raises CheckpointError, UnknownFormatError, StorageError."""
     try:
-        return Manifest.from_json(storage.read(join(uri, "manifest.json")))
+        return Manifest.from_json(storage.read(join(uri, "manifest.json")), uri)
     except NotFoundError as error:
-        raise CheckpointError("it has no manifest: it was never committed") from error
+        raise CheckpointError(f"{uri} has no manifest: it was never committed") from error
 
 
 def withdraw(storage: Storage, uri: str) -> None:
@@ -112,140 +116,114 @@ def withdraw(storage: Storage, uri: str) -> None:
     storage.delete(manifest)
 
 
-def verify(storage: Storage, uri: str) -> Manifest:
-    """The manifest of `uri`, after every file was found as it says. Raises CheckpointError."""
+def verify(storage: Storage, uri: str, *, content: bool = False) -> Manifest:
+    """The manifest of `uri`, after every file was found there with its size. What is in the files is left to those who
+    load them, or is read too if `content`. Raises CheckpointError, UnknownFormatError, StorageError."""
     manifest = read_manifest(storage, uri)
+    sizes = {info.uri: info.size for info in storage.list(uri)}
     for file in manifest.files:
+        size = sizes.get(join(uri, file.name))
+        if size is None:
+            raise CheckpointError(f"{join(uri, file.name)} is missing")
+        _check_size(uri, file, size)
+    for file in manifest.files if content else ():
         _read_file(storage, uri, file)
     return manifest
 
 
-def save(
-    storage: Storage,
-    uri: str,
-    engine: Engine,
-    *,
-    step: int,
-    spec_hash: str,
-    index_fingerprint: str,
-    masked_samples: int,
-    attempt: int,
-) -> Manifest:
-    """Writes a checkpoint from all ranks and commits it. Raises StorageError on a rank that can't write."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    owner = _owners({name: engine.shapes[name] for name in engine.trained}, world_size)
-    model: dict[str, Tensor] = {}
-    optimizer: dict[str, Tensor] = {}
-    for state in engine.whole_state():
-        if owner[state.name] == rank:
-            model[state.name] = _on_host(state.value)
-            optimizer |= {f"{key}.{state.name}": _on_host(state.moments[key]) for key in MOMENTS}
-    for name, tensor in engine.untrained_state():
-        if rank == 0:
-            model[name] = _on_host(tensor)
-
-    files = [
-        _write_file(storage, uri, f"{kind}-a{attempt:05d}-{rank:05d}.safetensors", tensors)
-        for kind, tensors in (("model", model), ("optimizer", optimizer))
-        if tensors
-    ]
-    gathered: list[list[File]] = [[] for _ in range(world_size)]
-    dist.all_gather_object(gathered, files)
-    manifest = Manifest(
-        step=step,
-        spec_hash=spec_hash,
-        index_fingerprint=index_fingerprint,
-        masked_samples=masked_samples,
-        attempt=attempt,
-        world_size=world_size,
-        files=tuple(file for files in gathered for file in files),
-        skipped_steps=engine.skipped_steps,
-        loss_scale=engine.loss_scale,
-    )
-    if rank == 0:
-        storage.write(join(uri, "manifest.json"), manifest.to_json())
-    return manifest
-
-
 def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
-    """Loads a checkpoint into `engine`, whatever wrote it. Raises CheckpointError."""
+    """Loads a checkpoint into `engine`, whatever wrote it. Every rank reads all files, one at a time, and keeps what
+    is its own. Raises CheckpointError, UnknownFormatError, StorageError."""
     manifest = read_manifest(storage, uri)
-    model = _tensors(storage, uri, manifest, "model")
-    optimizer = _tensors(storage, uri, manifest, "optimizer")
-    _check_fits(engine.shapes, model, uri)
-    for name in engine.trained:
-        if any(f"{key}.{name}" not in optimizer for key in MOMENTS):
-            raise CheckpointError(f"{uri} has no optimizer state of {name}")
-    states = (State(name, model[name], {key: optimizer[f"{key}.{name}"] for key in MOMENTS}) for name in engine.trained)
-    # In the model's order: at stage 3, setting one is a collective.
-    untrained = {name: model[name] for name in engine.shapes if name not in engine.trained}
-    engine.load_state(states, untrained, manifest.step, manifest.loss_scale, manifest.skipped_steps)
+    _check_fits(engine.shapes, manifest, uri)
+    sizes: dict[Kind, dict[str, int]] = {
+        "model": {name: shape.numel() for name, shape in engine.shapes.items()},
+        "optimizer": {f"{key}.{name}": engine.shapes[name].numel() for key in MOMENTS for name in engine.trained},
+    }
+    with engine.restoring(manifest.step, manifest.loss_scale, manifest.skipped_steps) as state:
+        for kind, held in state.items():
+            _fill(held, sizes[kind], _pieces(storage, uri, manifest, kind), uri)
     return manifest
 
 
 def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
     """Loads the parameters and buffers of a checkpoint alone, as evaluations need them."""
     manifest = read_manifest(storage, uri)
-    tensors = _tensors(storage, uri, manifest, "model")
-    own = dict(whole_names(module))
-    _check_fits({name: tensor.shape for name, tensor in own.items()}, tensors, uri)
+    shapes = {name: tensor.shape for name, tensor in whole_names(module)}
+    _check_fits(shapes, manifest, uri)
+    held = [held_of_module(tensor, name, tensor.shape) for name, tensor in whole_names(module)]
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        _fill(held, sizes, _pieces(storage, uri, manifest, "model"), uri)
     return manifest
 
 
-def _check_fits(shapes: dict[str, torch.Size], tensors: dict[str, Tensor], uri: str) -> None:
-    """Raises CheckpointError where the `tensors` of `uri` are not those of a model with `shapes`."""
+def _check_fits(shapes: Mapping[str, torch.Size], manifest: Manifest, uri: str) -> None:
+    """Raises CheckpointError where the checkpoint at `uri` is not that of a model with `shapes`."""
+    there = manifest.shapes
     faults = {
-        "missing": sorted(shapes.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - shapes.keys()),
-        "of another shape": sorted(
-            name for name in shapes.keys() & tensors.keys() if shapes[name] != tensors[name].shape
-        ),
+        "missing": sorted(shapes.keys() - there.keys()),
+        "unexpected": sorted(there.keys() - shapes.keys()),
+        "of another shape": sorted(name for name in shapes.keys() & there.keys() if tuple(shapes[name]) != there[name]),
     }
     if any(faults.values()):
         found = ", ".join(f"{fault} {names[:3]}" for fault, names in faults.items() if names)
         raise CheckpointError(f"{uri} is of another model: {found}")
 
 
-def _owners(shapes: dict[str, torch.Size], world_size: int) -> dict[str, int]:
-    """Which rank writes which of the parameters: the largest first, each to the rank with least so far."""
-    load = [0] * world_size
-    owner = {}
-    for numel, name in sorted(((shape.numel(), name) for name, shape in shapes.items()), reverse=True):
-        owner[name] = load.index(min(load))
-        load[owner[name]] += numel
-    return owner
+@dataclass(frozen=True)
+class _Piece:
+    name: str
+    start: int
+    """First element, of the flattened whole."""
+    values: Tensor
+    """(n,)."""
 
 
-def _on_host(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _fill(held: Iterable[Held], sizes: Mapping[str, int], pieces: Iterable[_Piece], uri: str) -> None:
+    """Sets what this rank holds from `pieces` in any order. `sizes`: elements of each tensor that must be there.
+
+    Raises CheckpointError where the pieces of one don't add up to it.
+    """
+    held_by_name = {one.name: one for one in held}
+    found: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
+    for piece in pieces:
+        stop = piece.start + piece.values.numel()
+        if piece.name in found:
+            found[piece.name].append((piece.start, stop))
+        if (one := held_by_name.get(piece.name)) is not None:
+            first, last = max(one.start, piece.start), min(one.start + one.values.numel(), stop)
+            if first < last:
+                own = one.values[first - one.start : last - one.start]
+                own.copy_(piece.values[first - piece.start : last - piece.start])
+    for name, size in sizes.items():
+        end = 0
+        for start, stop in [*sorted(found[name]), (size, size)]:
+            if start != end:
+                what = "there is none of it" if not found[name] else f"elements {min(start, end)}:{max(start, end)}"
+                raise CheckpointError(f"{uri} does not hold {name}, of {size} elements, once and whole: {what}")
+            end = stop
 
 
-def _write_file(storage: Storage, uri: str, name: str, tensors: dict[str, Tensor]) -> File:
-    content = safetensors.torch.save(tensors)
-    storage.write(join(uri, name), content)
-    return File(name, len(content), hashlib.sha256(content).hexdigest())
+def _pieces(storage: Storage, uri: str, manifest: Manifest, kind: Kind) -> Iterator[_Piece]:
+    for file in manifest.files:
+        if file.name.startswith(f"{kind}-"):
+            for name, values in safetensors.torch.load(_read_file(storage, uri, file)).items():
+                piece = re.fullmatch(r"(.+)\[(\d+):\d+\]", name)
+                yield _Piece(piece[1] if piece else name, int(piece[2]) if piece else 0, values.view(-1))
 
 
 def _read_file(storage: Storage, uri: str, file: File) -> bytes:
     try:
         content = storage.read(join(uri, file.name))
     except NotFoundError as error:
-        raise CheckpointError(f"{file.name} is missing") from error
-    if len(content) != file.size:
-        raise CheckpointError(f"{file.name} has {len(content)} bytes, the manifest says {file.size}")
+        raise CheckpointError(f"{join(uri, file.name)} is missing") from error
+    _check_size(uri, file, len(content))
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise CheckpointError(f"{file.name} has another sha256 than the manifest says")
+        raise CheckpointError(f"{join(uri, file.name)} has another sha256 than the manifest says")
     return content
 
 
-def _tensors(storage: Storage, uri: str, manifest: Manifest, kind: str) -> dict[str, Tensor]:
-    return dict(_tensors_of(storage, uri, manifest, kind))
-
-
-def _tensors_of(storage: Storage, uri: str, manifest: Manifest, kind: str) -> Iterator[tuple[str, Tensor]]:
-    for file in manifest.files:
-        if file.name.startswith(f"{kind}-"):
-            yield from safetensors.torch.load(_read_file(storage, uri, file)).items()
+def _check_size(uri: str, file: File, size: int) -> None:
+    if size != file.size:
+        raise CheckpointError(f"{join(uri, file.name)} has {size} bytes, the manifest says {file.size}")

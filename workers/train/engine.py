@@ -1,4 +1,4 @@
-"""DeepSpeed's engine for a model: gradients that are averaged once a step, updates, and the whole of the state.
+"""DeepSpeed's engine for a model: gradients that are averaged once a step, updates, and the state as it lies.
 
 Parameters and optimizer state are fp32 under any precision: bf16 and fp16 are DeepSpeed's autocast of the
 arithmetic, so that `logit_scale` and the norms keep their digits.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +26,10 @@ from workers.train.deepspeed_config import configuration, import_deepspeed, init
 from workers.train.lamb import Lamb
 from workers.train.loss_scale import LossScale
 from workers.train.optimizer import MOMENTS, make_moments, make_optimizer
-from workers.train.partition import Partition, whole_names
+from workers.train.partition import Held, Partition, held_of_module, whole_names
 
-
-@dataclass(frozen=True)
-class State:
-    """The state of one parameter, whole: name in the model, fp32 value, moments by name of MOMENTS."""
-
-    name: str
-    value: Tensor
-    moments: dict[str, Tensor]
+Kind = Literal["model", "optimizer"]
+"""Parts of the state: parameters and buffers; moments."""
 
 
 class Engine:
@@ -70,7 +63,6 @@ class Engine:
             optimizer=optimizer,
             config=configuration(training, section, rows, elements),
         )
-        self._gather: Callable[..., contextlib.AbstractContextManager[None]] = deepspeed.zero.GatheredParameters
         self._stage = training.zero_stage
         self._max_grad_norm = training.max_grad_norm
         self._optimizer = optimizer
@@ -197,68 +189,41 @@ class Engine:
         self._engine.step()
         return math.inf if self._engine.optimizer.overflow else float(self._engine.get_global_grad_norm())
 
-    # --- the whole state ----------------------------------------------------------------------------------
+    # --- the state ------------------------------------------------------------------------------------------
 
-    def whole_state(self) -> Iterator[State]:
-        """The state of each trained parameter, in the model's order. Collective under ZeRO; each comes
-        whole on every rank and may be dropped before the next."""
-        parameters = dict(self.module.named_parameters())
-        for name in self.trained:
-            parameter, shape = parameters[name], self.shapes[name]
-            moments = {key: self._partition.whole(parameter, shape, self._moment(key)) for key in MOMENTS}
-            with self._whole(parameter):
-                yield State(name, parameter.detach(), moments)
-
-    def untrained_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Frozen parameters and persistent buffers, by name; otherwise as `whole_state`."""
-        for name, tensor in whole_names(self.module):
-            if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
-                with self._whole(tensor):
-                    yield name, tensor.detach()
-
-    def load_state(
-        self,
-        states: Iterable[State],
-        untrained: Mapping[str, Tensor],
-        step: int,
-        loss_scale: LossScale | None = None,
-        skipped_steps: int = 0,
-    ) -> None:
-        """Takes over `states` (every trained parameter once) and `untrained` (all frozen parameters and buffers)
-        as they are after `step` optimizer steps, `skipped_steps` of which were skipped."""
+    def held(self) -> dict[Kind, list[Held]]:
+        """What this rank holds of the state between two steps: of all parameters and buffers, and of the moments of
+        the trained ones. Nothing is copied or sent."""
         tensors = dict(whole_names(self.module))
-        left = set(tensors)
-        moments = {key: self._moment(key) for key in MOMENTS}
-        with torch.no_grad():
-            for name, value in untrained.items():
-                self._set(tensors[name], value)
-                left.remove(name)
-            for state in states:
-                parameter = tensors[state.name]
+        model = [held_of_module(tensor, name, self.shapes[name]) for name, tensor in tensors.items()]
+        moments: list[Held] = []
+        for key in MOMENTS:
+            values = {tensor: self._optimizer.state[tensor][key] for tensor in self._partition.tensors}
+            for name in self.trained:
+                parameter = tensors[name]
                 assert isinstance(parameter, nn.Parameter)
-                self._set(parameter, state.value)
-                for key, value in state.moments.items():
-                    self._partition.set(parameter, value, moments[key])
-                left.remove(state.name)
+                held = self._partition.held(parameter, f"{key}.{name}", self.shapes[name], values)
+                moments += [] if held is None else [held]
+        return {"model": model, "optimizer": moments}
+
+    @contextlib.contextmanager
+    def restoring(
+        self, step: int, loss_scale: LossScale | None = None, skipped_steps: int = 0
+    ) -> Iterator[dict[Kind, list[Held]]]:
+        """Inside, all of `held` is to be set, to the state after `step` optimizer steps, `skipped_steps` of which were
+        skipped. Collective."""
+        if self._stage == 3:
+            self._engine.optimizer.checkpoint_event_prologue()
+        with torch.no_grad():
+            yield self.held()
             if self._stage > 0:
                 # The optimizer's copies: both are fp32.
                 self._engine.optimizer.refresh_fp32_params()
+            if self._stage == 3:
+                # Gathers the small parameters that stay whole on every rank.
+                self._engine.optimizer.checkpoint_event_epilogue()
             for slots in self._optimizer.state.values():
                 slots["step"].fill_(step - skipped_steps)
-        assert not left, f"no state for {sorted(left)}"
         self.skipped_steps = skipped_steps
         if self.loss_scale is not None:
             self.loss_scale = loss_scale or LossScale()
-
-    def _moment(self, key: str) -> dict[Tensor, Tensor]:
-        return {tensor: self._optimizer.state[tensor][key] for tensor in self._partition.tensors}
-
-    def _whole(self, tensor: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[None]:
-        """Inside, `tensor` of the module is whole; written to with `modifier_rank`."""
-        if self._stage == 3 and isinstance(tensor, nn.Parameter):
-            return self._gather([tensor], modifier_rank=modifier_rank)
-        return contextlib.nullcontext()
-
-    def _set(self, tensor: Tensor, value: Tensor) -> None:
-        with self._whole(tensor, modifier_rank=0):
-            tensor.copy_(value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from jobspecs.errors import DataError, TandemError
+from jobspecs.errors import DataError
 from jobspecs.job import JobSpec
 from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
@@ -28,10 +28,13 @@ from workers.run_inputs import load_indexes, load_tokenizers
 from workers.storage import Storage
 from workers.train import checkpoint
 from workers.train.batch import content_keys, gather_batch
+from workers.train.checkpoint import Manifest
+from workers.train.command import Command, SaveSchedule
 from workers.train.engine import Engine
 from workers.train.health import Watch, measure_health
 from workers.train.micro_batch import MicroBatch
 from workers.train.record import Recorder, StepMetrics
+from workers.train.saver import Saver
 from workers.train.schedule import learning_rate
 from workers.train.step import ContrastiveStep
 from workers.train.stop import StopWatch
@@ -61,7 +64,7 @@ class Outcome:
 def train(task: TrainTask) -> Outcome:
     """Trains to the last step, or to the next one after a request to stop, and commits it.
 
-    Raises DataError (too many samples could not be used), StorageError, CheckpointError, DivergedError.
+    Raises DataError (too many samples could not be used), StorageError, CheckpointError, DivergedError, FencedError.
     """
     spec, plan, run = task.spec, task.plan, task.run
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -81,8 +84,12 @@ def train(task: TrainTask) -> Outcome:
         last_step=plan.total_steps,
     )
     watch = StopWatch(storage, run.stop)
-    # One rank looks; the others learn of it with the batch.
-    with loader, watch if rank == 0 else contextlib.nullcontext():
+    recorder = Recorder(storage, run, task.attempt, rank)
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(recorder)
+        closing.enter_context(loader)
+        if rank == 0:  # one rank looks; the others learn of it with the batch
+            closing.enter_context(watch)
         model = build(
             spec.model,
             spec.data,
@@ -103,7 +110,9 @@ def train(task: TrainTask) -> Outcome:
         )
         engine = Engine(model, spec.training, rows, device, spec.deepspeed)
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
-        recorder = Recorder(storage, run, task.attempt, rank)
+        max_age_seconds = 60 * spec.checkpoint.max_age_minutes
+        saver = closing.enter_context(Saver(storage, run, task.attempt, engine, recorder, max_age_seconds))
+        saves = SaveSchedule(spec.checkpoint, start, time.monotonic())
         width = spec.model.embedding_dim
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
         health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
@@ -112,7 +121,14 @@ def train(task: TrainTask) -> Outcome:
             began = time.monotonic()
             traffic.take()
             keys = content_keys(batch.rows, contrast.kinds)
-            seen = gather_batch(batch.rows, keys, plan.layout, device, stop=watch.requested)
+            command = Command.GO
+            if rank == 0 and saver.failed:
+                command = Command.FAIL
+            elif rank == 0:
+                command = saves.command(step + 1, began, busy=saver.busy, stop=watch.requested)
+            seen = gather_batch(batch.rows, keys, plan.layout, device, command=command)
+            if seen.command is Command.FAIL:
+                saver.wait()
             masked += seen.masked
             rate = learning_rate(step, plan.total_steps, spec.training)
             checked = (step + 1) % spec.training.health_every == 0
@@ -143,28 +159,27 @@ def train(task: TrainTask) -> Outcome:
                 time=time.time(),
             )
             recorder.step(metrics, batch.bad)
-            try:
-                health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
-                if health is not None:
-                    health_watch.health(step, health)
-                _check_data(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
-            except TandemError:
-                recorder.flush()
-                raise
-            last = step == plan.total_steps or seen.stop
-            if last or step % spec.checkpoint.every_steps == 0:
-                recorder.flush()
-                checkpoint.save(
-                    storage,
-                    run.checkpoint(step),
-                    engine,
-                    step=step,
-                    spec_hash=plan.spec_hash,
-                    index_fingerprint=plan.index_fingerprint,
-                    masked_samples=masked,
-                    attempt=task.attempt,
+            health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
+            if health is not None:
+                health_watch.health(step, health)
+            _check_data(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
+            last = step == plan.total_steps or seen.command is Command.SAVE_AND_END
+            if last or seen.command is Command.SAVE:
+                saver.save(
+                    Manifest(
+                        step=step,
+                        spec_hash=plan.spec_hash,
+                        index_fingerprint=plan.index_fingerprint,
+                        masked_samples=masked,
+                        attempt=task.attempt,
+                        world_size=world_size,
+                        shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
+                        skipped_steps=engine.skipped_steps,
+                        loss_scale=engine.loss_scale,
+                    )
                 )
             if last:
+                saver.wait()
                 break
     return Outcome(step)
 

@@ -12,7 +12,7 @@ parameter's size is no multiple of the number of ranks, and set no copy but the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,22 @@ class Fragment:
     parameter_start: int
     """First element in the parameter."""
     numel: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this rank holds of one tensor of the state: a view, through which it can be read and set."""
+
+    name: str
+    """That of a parameter or buffer in the model; `exp_avg.<name>` of a moment."""
+    shape: torch.Size
+    """Of the whole."""
+    start: int
+    """First element, of the flattened whole."""
+    values: Tensor
+    """(n,): at stage 3 there may be none."""
+    everywhere: bool
+    """Whether every rank holds the whole."""
 
 
 class Partition:
@@ -59,26 +75,26 @@ class Partition:
             self.layouts[flat] = Layout(len(group), tuple(pieces))
             self.tensors.append(flat)
 
-    def whole(self, parameter: nn.Parameter, shape: torch.Size, values: dict[Tensor, Tensor]) -> Tensor:
-        """What `values`, by tensor of the optimizer and of its shape, hold for `parameter`: of `shape`, on all
-        ranks. Collective but for stage 0."""
+    def held(
+        self, parameter: nn.Parameter, name: str, shape: torch.Size, values: Mapping[Tensor, Tensor]
+    ) -> Held | None:
+        """What `values`, by tensor of the optimizer and of its shape, hold here for `parameter`, whole of `shape`,
+        under `name`."""
         fragment = self._fragments.get(parameter)
-        if not self._sharded:
-            assert fragment is not None
-            return values[fragment.flat]
-        whole = torch.zeros(shape.numel(), dtype=torch.float32, device=self.tensors[0].device)
-        if fragment is not None:
-            part = values[fragment.flat][fragment.start : fragment.start + fragment.numel]
-            whole[fragment.parameter_start : fragment.parameter_start + fragment.numel] = part
-        dist.all_reduce(whole)
-        return whole.view(shape)
+        if fragment is None:
+            return None
+        flat = values[fragment.flat].view(-1)[fragment.start : fragment.start + fragment.numel]
+        return Held(name, shape, fragment.parameter_start, flat, everywhere=not self._sharded)
 
-    def set(self, parameter: nn.Parameter, value: Tensor, values: dict[Tensor, Tensor]) -> None:
-        """Writes this rank's part of `value`, whole, into `values`."""
-        fragment = self._fragments.get(parameter)
-        if fragment is not None:
-            part = value.flatten()[fragment.parameter_start : fragment.parameter_start + fragment.numel]
-            values[fragment.flat].view(-1)[fragment.start : fragment.start + fragment.numel].copy_(part)
+
+def held_of_module(tensor: Tensor, name: str, shape: torch.Size) -> Held:
+    """What this rank holds of a parameter or buffer of a module, whole of `shape`. At stage 3, between two steps."""
+    part: Tensor | None = getattr(tensor, "ds_tensor", None)
+    if part is None:
+        return Held(name, shape, 0, tensor.detach().view(-1), everywhere=True)
+    start = part.numel() * dist.get_rank()
+    numel = max(0, min(part.numel(), shape.numel() - start))
+    return Held(name, shape, start, part.detach().view(-1)[:numel], everywhere=False)
 
 
 def _stage12(flat: Tensor, parameter: Any) -> Fragment | None:

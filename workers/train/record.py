@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any
 
 from jobspecs.errors import StorageError
@@ -16,7 +17,7 @@ from workers.storage import Storage
 from workers.train.health import Health
 
 FLUSH_SECONDS = 1.0
-"""A record is at most this old when it reaches the run directory."""
+"""A record is at most about this old when it reaches the run directory."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +63,30 @@ def _json(value: Any) -> Any:
 
 
 class Recorder:
-    """Buffers records and writes them out about once a second."""
+    """Buffers records, and writes them out about once a second in a thread. A context manager.
+
+    A store that is away delays records and nothing else: that they come late is no reason to stop training.
+    """
 
     def __init__(self, storage: Storage, run: RunDirectory, attempt: int, rank: int) -> None:
         self._metrics = PartsWriter(storage, run.metrics, f"a{attempt:05d}-") if rank == 0 else None
         self._bad = PartsWriter(storage, run.bad_samples, f"a{attempt:05d}-r{rank:05d}-")
-        self._flushed = time.monotonic()
         self.causes: Counter[str] = Counter()
         """Masked samples of this rank so far, by cause."""
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._flush_on, name="recorder", daemon=True)
+
+    def __enter__(self) -> Recorder:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Writes what there is; where that fails, it is lost."""
+        self._closing.set()
+        self._thread.join()
+        self._try_flush()
 
     def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
         """Records a step; `metrics` are written by rank 0 alone."""
@@ -78,16 +95,19 @@ class Recorder:
         for sample in bad:
             self.causes[sample.cause] += 1
             self._bad.append({"step": metrics.step, **asdict(sample)})
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
-            try:
-                self.flush()
-            except StorageError as error:
-                # A record that comes late is no reason to stop training: checkpoints are.
-                logger.warning("metrics could not be written, will try again: %s", error)
 
     def flush(self) -> None:
-        """Writes what is buffered. Raises StorageError."""
-        self._flushed = time.monotonic()
+        """Writes what is buffered. Raises StorageError. From any thread."""
         if self._metrics:
             self._metrics.flush()
         self._bad.flush()
+
+    def _flush_on(self) -> None:
+        while not self._closing.wait(FLUSH_SECONDS):
+            self._try_flush()
+
+    def _try_flush(self) -> None:
+        try:
+            self.flush()
+        except StorageError as error:
+            logger.warning("metrics could not be written yet: %s", error)

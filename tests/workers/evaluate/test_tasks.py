@@ -50,6 +50,7 @@ def write_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> str:
         masked_samples=0,
         attempt=1,
         world_size=1,
+        shapes={name: tuple(value.shape) for name, value in state.items()},
         files=(file,),
     )
     (path / "manifest.json").write_bytes(manifest.to_json())

@@ -137,3 +137,16 @@ def test_a_disk_that_fails_while_it_is_read() -> None:
             pytest.raises(StorageError, match=r"cannot read file:///proc/self/mem: Input/output error"),
         ):
             read(stream)
+
+
+def test_what_a_dead_process_left_is_deleted(tmp_path: Path) -> None:
+    temporary = tmp_path / "folder" / ".tandem-0123456789abcdef.tmp"
+    temporary.parent.mkdir()
+    for path in (temporary, temporary.with_name("x")):
+        path.write_bytes(b"x")
+    Storage().delete_unfinished(f"file://{tmp_path}", 3600.0)
+    assert temporary.exists()
+    os.utime(temporary, (0, 0))
+    Storage().delete_unfinished(f"file://{tmp_path}", 3600.0)
+    assert [path.name for path in temporary.parent.iterdir()] == ["x"]
+    Storage().delete_unfinished(f"file://{tmp_path}/nothing", 0.0)

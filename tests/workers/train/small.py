@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from jobspecs.data import Data
 from jobspecs.objective import LogitScale
 from jobspecs.training import AdamW, Training
+from tests.workers.train.tiny import whole_state
 from workers.data.order import Layout, lanes_of_rank, rows_per_rank
 from workers.data.rows import Rows
 from workers.losses.gather import traffic
 from workers.losses.logit_scale import SCALARS, LogitScaleParameter
 from workers.objectives import Contrast
 from workers.train.batch import content_keys, gather_batch
+from workers.train.command import Command
 from workers.train.engine import Engine
 from workers.train.micro_batch import MicroBatch
 from workers.train.optimizer import parameter_groups
@@ -176,11 +178,12 @@ def on_ranks(job: Job, contrast: Contrast, spec: Training, steps: int, micro_bat
 
     def do(step: int, *, measure: bool) -> Stepped:
         own = own_rows(job, step)
-        seen = gather_batch(own, content_keys(own, contrast.kinds), LAYOUT, device, stop=False)
+        seen = gather_batch(own, content_keys(own, contrast.kinds), LAYOUT, device, command=Command.GO)
         return step_(own, seen, step, RATE, measure=measure)
 
     found = [_numbers(do(step, measure=True)) for step in range(steps)]
-    state = {one.name: one.value.clone() for one in engine.whole_state()}
+    whole = whole_state(engine)
+    state = {name: whole[name] for name in engine.trained}
     traffic.take()
     do(steps, measure=False)
     return Trace(found, state, traffic.take().received_bytes)

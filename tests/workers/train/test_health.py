@@ -17,6 +17,7 @@ from tests.workers.train.small import LAYOUT, Job, global_rows, own_rows
 from tests.workers.train.test_step import JOBS, contrast
 from workers.data.order import rows_per_rank
 from workers.train.batch import GlobalBatch, content_keys, gather_batch
+from workers.train.command import Command
 from workers.train.health import PATIENCE, DivergedError, Health, Watch, loss_floor, measure_health
 from workers.train.step import Stepped
 
@@ -38,7 +39,7 @@ def on_rank(jobs: list[Job]) -> list[Health]:
     for job in jobs:
         of = contrast(job)
         own = own_rows(job, 0)
-        seen = gather_batch(own, content_keys(own, of.kinds), LAYOUT, torch.device("cpu"), stop=False)
+        seen = gather_batch(own, content_keys(own, of.kinds), LAYOUT, torch.device("cpu"), command=Command.GO)
         lanes = [*range(12)]
         share = [lane for lane in lanes if rank * 4 // N <= lane // 3 < (rank + 1) * 4 // N]
 
@@ -105,7 +106,7 @@ def batch(
         valid=mask,
         weights=np.array(weights or [1.0] * len(keys), np.float32) * mask,
         keys=np.array(keys, np.int64),
-        stop=False,
+        command=Command.GO,
     )
 
 

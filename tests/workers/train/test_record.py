@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,21 @@ def test_rank_0_records_the_steps_and_every_rank_its_bad_samples(tmp_path: Path)
 def test_a_store_that_is_away_delays_records_but_no_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    tried = threading.Event()
+
     class Away(Storage):
-        def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        def write(self, uri: str, data: Any, *, if_absent: bool = False) -> ObjectInfo:
+            tried.set()
             raise StorageError("no answer")
 
-    monkeypatch.setattr(workers.train.record, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(workers.train.record, "FLUSH_SECONDS", 0.01)
     run, storage = RunDirectory(f"file://{tmp_path}"), Away()
-    recorder = Recorder(storage, run, attempt=1, rank=0)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), Recorder(storage, run, attempt=1, rank=0) as recorder:
         recorder.step(line(1), [])
-    assert "metrics could not be written, will try again: no answer" in caplog.text
-    with pytest.raises(StorageError):  # before a checkpoint it counts
-        recorder.flush()
-    monkeypatch.setattr(Away, "write", Storage.write)
-    recorder.step(line(2), [])
+        assert tried.wait(60)
+        with pytest.raises(StorageError):  # before a checkpoint it counts
+            recorder.flush()
+        monkeypatch.setattr(Away, "write", Storage.write)
+        recorder.step(line(2), [])
+    assert "metrics could not be written yet: no answer" in caplog.text
     assert [record["step"] for record in read_parts(Storage(), run.metrics)] == [1, 2]

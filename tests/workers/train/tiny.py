@@ -149,10 +149,22 @@ def on_engine(engine: Engine, steps: range, way: Any = direct) -> Trace:
     return Trace(losses, norms, whole_model(engine))
 
 
+def whole_state(engine: Engine) -> dict[str, Tensor]:
+    """Parameters, buffers and moments (`exp_avg.<name>`), whole on each rank, by name."""
+    own = [(one.name, one.shape, one.start, one.values.clone()) for held in engine.held().values() for one in held]
+    of_ranks: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_ranks, own)
+    whole: dict[str, Tensor] = {}
+    for name, shape, start, values in itertools.chain(*of_ranks):
+        flat = whole.setdefault(name, torch.full(shape, torch.nan, dtype=values.dtype)).view(-1)
+        flat[start : start + len(values)] = values
+    return whole
+
+
 def whole_model(engine: Engine) -> dict[str, Tensor]:
     """All parameters and buffers, by name."""
-    trained = {state.name: state.value.clone() for state in engine.whole_state()}
-    return trained | {name: value.clone() for name, value in engine.untrained_state()}
+    state = whole_state(engine)
+    return {name: state[name] for name in engine.shapes}
 
 
 SPLIT_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}}

@@ -1,0 +1,248 @@
+"""Saves checkpoints beside training: a copy to host memory, then a thread that writes, confirms and commits it.
+
+    with Saver(storage, run, attempt, engine, recorder, max_age_seconds) as saver:
+        …
+        saver.save(manifest)        on all ranks between two steps; returns when the state may change again
+        …
+        saver.wait()                at the end of the attempt: all that was saved is committed
+
+Each rank writes its own files. Then the ranks' threads meet in a process group of their own: rank 0 hears what every
+rank wrote, looks whether it is there, checks that no later attempt has taken over, and writes the manifest. What the
+storage refuses is tried again by all ranks together, with growing pauses, until the save is `max_age_seconds` old.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from jobspecs.errors import AlreadyExistsError, StorageError, TandemError
+from workers.run import RunDirectory
+from workers.storage import Storage, join
+from workers.train.checkpoint import File, Manifest
+from workers.train.engine import Engine
+from workers.train.fence import check_not_superseded
+from workers.train.host_copy import HostCopy
+from workers.train.record import Recorder
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Between two tries of a save."""
+CLOSE_SECONDS = 60.0
+"""How long the end of an attempt that failed waits for a save that is in flight."""
+_SLOWEST = timedelta(days=1)
+"""Between the first rank that has written its files and the last."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """How one rank's try went."""
+
+    files: tuple[File, ...] = ()
+    refused: StorageError | None = None
+    """What may be mended by another try."""
+    fault: str | None = None
+    """What may not."""
+    closing: bool = False
+    """Whether the attempt has failed on this rank: there will be no other try."""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What rank 0 makes of the ranks' tries."""
+
+    committed: bool = False
+    failure: Exception | None = None
+    """The save has failed for good."""
+    lost: frozenset[str] = frozenset()
+    """Names of files that were written and are not there."""
+
+
+class Saver:
+    """The saves of one attempt, one at a time. All ranks make it, and call `save`, together. A context manager."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        run: RunDirectory,
+        attempt: int,
+        engine: Engine,
+        recorder: Recorder,
+        max_age_seconds: float,
+    ) -> None:
+        self._storage, self._run, self._attempt = storage, run, attempt
+        self._engine, self._recorder, self._max_age_seconds = engine, recorder, max_age_seconds
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        # Of the CPU's, beside training's own: its messages may not mix with those of a step.
+        self._group = dist.new_group(backend="gloo", timeout=_SLOWEST)
+        self._copy: HostCopy | None = None
+        self._failure: Exception | None = None
+        self._saving = False
+        self._closing = threading.Event()
+        layout = engine.held()
+        self._thread = self._start(lambda: self._prepare(layout))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._saving and self._thread.is_alive()
+
+    @property
+    def failed(self) -> bool:
+        """Whether one has failed for good: `wait` raises it."""
+        return self._failure is not None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Lets a save in flight come to its end, but not try again."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            dist.destroy_process_group(self._group)
+
+    def save(self, manifest: Manifest) -> None:
+        """Copies the engine's state; goes on in a thread. `manifest` lacks its files only.
+
+        Waits for the save before, if that is in flight, and raises what that has failed with: see `wait`.
+        """
+        self.wait()
+        assert self._copy is not None
+        self._copy.take(self._engine.held())
+        self._saving = True
+        self._thread = self._start(lambda: self._commit(manifest))
+
+    def wait(self) -> None:
+        """Waits for the save in flight. Raises, on all ranks alike, StorageError (it could not be committed in time) or
+        FencedError."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _start(self, work: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._failure = error
+
+        thread = threading.Thread(target=run, name="saver", daemon=True)
+        thread.start()
+        return thread
+
+    # --- in the thread ---
+
+    def _prepare(self, layout: Any) -> None:
+        self._copy = HostCopy(layout, self._rank, self._world_size)
+
+    def _commit(self, manifest: Manifest) -> None:
+        began = time.monotonic()
+        written: dict[str, File] = {}
+        for pause in _pauses():
+            fault: Exception | None = None
+            try:
+                tried = self._write(manifest.step, written)
+            except Exception as error:
+                fault = error
+                tried = _Tried(fault=f"{type(error).__name__}: {error}")
+            gathered: list[Any] = [None] * self._world_size
+            tried = replace(tried, closing=self._closing.is_set())
+            dist.gather_object(tried, gathered if self._rank == 0 else None, dst=0, group=self._group)
+            verdict = [self._judge(manifest, gathered, time.monotonic() - began)] if self._rank == 0 else [None]
+            dist.broadcast_object_list(verdict, src=0, group=self._group)
+            assert isinstance(verdict[0], _Verdict)
+            if verdict[0].failure is not None:
+                raise fault or verdict[0].failure
+            if verdict[0].committed:
+                return
+            for name in verdict[0].lost & written.keys():
+                del written[name]
+            self._closing.wait(pause)
+
+    def _write(self, step: int, written: dict[str, File]) -> _Tried:
+        """Writes this rank's files but those that are `written`, which grows."""
+        assert self._copy is not None
+        try:
+            # A step that is committed has its metrics: nobody will do it again.
+            self._recorder.flush()
+            for place, file in self._copy.files.items():
+                kind, number = place.split("-")
+                name = f"{kind}-a{self._attempt:05d}-r{self._rank:05d}-{number}.safetensors"
+                if name not in written:
+                    content = file.content
+                    self._storage.write(join(self._run.checkpoint(step), name), content)
+                    written[name] = File(name, len(content), hashlib.sha256(content).hexdigest())
+        except StorageError as error:
+            return _Tried(refused=error)
+        return _Tried(tuple(written.values()))
+
+    def _judge(self, manifest: Manifest, tries: list[_Tried], age_seconds: float) -> _Verdict:
+        """On rank 0: commits the save when all is there. Raises nothing: the other ranks wait for its word."""
+        for rank, tried in enumerate(tries):
+            if tried.fault is not None:
+                return _Verdict(failure=RuntimeError(f"the save of step {manifest.step} on rank {rank}: {tried.fault}"))
+        files = tuple(file for tried in tries for file in tried.files)
+        refused = next((tried.refused for tried in tries if tried.refused is not None), None)
+        lost: frozenset[str] = frozenset()
+        try:
+            if refused is None:
+                lost = self._lost(manifest.step, files)
+                if not lost:
+                    return self._write_manifest(replace(manifest, files=files))
+                refused = StorageError(
+                    f"{sorted(lost)[0]} was written to {self._run.checkpoint(manifest.step)} and is not there as it "
+                    "was written. All nodes must see the same storage.root"
+                )
+        except StorageError as error:
+            refused = error
+        except TandemError as error:
+            return _Verdict(failure=error)
+        except Exception as error:
+            return _Verdict(failure=RuntimeError(f"the save of step {manifest.step}: {type(error).__name__}: {error}"))
+        if age_seconds >= self._max_age_seconds or any(tried.closing for tried in tries):
+            return _Verdict(
+                failure=StorageError(
+                    f"no checkpoint could be committed for {age_seconds / 60:.1f} minutes, since step {manifest.step}, "
+                    f"and training does not go on without beyond checkpoint.max_age_minutes: {refused}"
+                )
+            )
+        logger.warning("the checkpoint of step %d is not committed yet, will try again: %s", manifest.step, refused)
+        return _Verdict(lost=lost)
+
+    def _write_manifest(self, manifest: Manifest) -> _Verdict:
+        """The commit. Raises FencedError, StorageError."""
+        check_not_superseded(self._storage, self._run, self._attempt)
+        try:
+            place = join(self._run.checkpoint(manifest.step), "manifest.json")
+            self._storage.write(place, manifest.to_json(), if_absent=True)
+        except AlreadyExistsError:
+            # The answer to our own write got lost; or an attempt that was fenced too late committed the same step of
+            # the same experiment.
+            logger.info("the checkpoint of step %d is committed already", manifest.step)
+        return _Verdict(committed=True)
+
+    def _lost(self, step: int, files: tuple[File, ...]) -> frozenset[str]:
+        """Names of those `files` that are not there with their size."""
+        uri = self._run.checkpoint(step)
+        sizes = {info.uri: info.size for info in self._storage.list(uri)}
+        return frozenset(file.name for file in files if sizes.get(join(uri, file.name)) != file.size)
+
+
+def _pauses() -> Iterator[float]:
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
