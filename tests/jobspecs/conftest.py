@@ -98,6 +98,7 @@ FULL = {
         f"model.text={PRETRAINED}",
         "training.optimizer={kind: lamb, learning_rate: 1e-3}",
         "training.schedule={kind: constant}",
+        "cluster.workers={min: 2, max: 8}",
     ),
     "two_view": (
         "objective.kind=two_view",
