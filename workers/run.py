@@ -6,6 +6,7 @@
         index/<source>.parquet                the shards of each source
         tokenizers/<column>.json              what makes tokens of each text column
         driver.json                           who drives it, with a heartbeat
+        attempts/a00001.json …                an attempt each, written before it starts: see `workers.train.fence`
         events/000000.jsonl …                 what happened, written by the driver
         metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
         bad_samples/a00001-r00000-000000.jsonl …
@@ -89,8 +90,13 @@ class RunDirectory:
         return join(self.uri, "driver.json")
 
     @property
+    def attempts(self) -> str:
+        """The folder of the attempts' records."""
+        return join(self.uri, "attempts")
+
+    @property
     def stop(self) -> str:
-        """The request to stop; its content says why."""
+        """The request to stop; its content says why: `interrupted`, `preempted` or `grow`."""
         return join(self.uri, "stop")
 
     @property
@@ -120,6 +126,10 @@ class RunDirectory:
     def tokenizer(self, column: str) -> str:
         """The tokenizer of a text column."""
         return join(self.uri, "tokenizers", f"{column}.json")
+
+    def attempt(self, number: int) -> str:
+        """The record of an attempt."""
+        return join(self.attempts, f"a{number:05d}.json")
 
     def checkpoint(self, step: int) -> str:
         """The checkpoint after `step` optimizer steps."""
