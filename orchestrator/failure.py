@@ -57,3 +57,11 @@ class Failure:
     """Optimizer steps that were done, committed or not."""
     committed: int = 0
     """The newest commit of the run when it failed; 0 without one."""
+
+
+class AttemptFailedError(Exception):
+    """An attempt's worker group failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure

@@ -89,7 +89,7 @@ def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
         message="",
     )
     output = io.StringIO()
-    View(Console(file=output, width=80)).results(status)
+    View(Console(file=output, width=80)).results(status, "job: succeeded after 1000000 steps")
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = [line.split() for line in lines if line.strip()]
