@@ -183,24 +183,21 @@ class Attempts:
             raise JobFailedError(
                 f"{self._job.spec.name}: it failed before it could save: {failure.cause}\n{self._kept(failure)}"
             )
-        if failure.kind is Kind.CHECKPOINT and resume_from is not None:
-            try:
-                self._withdraw(resume_from, failure.cause)
-            except NotFoundError:
-                pass  # without a manifest it is no commit any more
-            except StorageError as error:
-                failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; {error}")
-        self._decide(number, failure, size)
+        encoded = None
+        try:
+            if failure.kind is Kind.CHECKPOINT and resume_from is not None:
+                with contextlib.suppress(NotFoundError):  # without a manifest it is no commit any more
+                    self._withdraw(resume_from, failure.cause)
+            elif failure.kind is Kind.OUT_OF_MEMORY and size is not None:
+                encoded = self._encoded(number, size)
+        except StorageError as error:
+            failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
+        self._decide(number, failure, encoded)
 
-    def _decide(self, number: int, failure: Failure, size: int | None = None) -> None:
+    def _decide(self, number: int, failure: Failure, encoded: retry.Encoded | None = None) -> None:
+        """Waits until the next attempt shall start. Raises JobFailedError: there is none."""
         job = self._job
-        decision = retry.decide(
-            failure,
-            self._history,
-            job.spec.retry,
-            encoded=self._encoded(number, size) if failure.kind is Kind.OUT_OF_MEMORY else None,
-            draw=random.random(),
-        )
+        decision = retry.decide(failure, self._history, job.spec.retry, encoded=encoded, draw=random.random())
         if failure.kind is not Kind.CHECKPOINT:
             self._history.append(failure)
         if isinstance(decision, retry.GiveUp):
@@ -219,8 +216,8 @@ class Attempts:
         )
         self._pause(decision.delay_seconds)
 
-    def _encoded(self, number: int, size: int | None) -> retry.Encoded:
-        """How the attempt encoded its batches when it ran out of memory."""
+    def _encoded(self, number: int, size: int) -> retry.Encoded:
+        """How attempt `number` encoded its batches, on `size` workers, when it ran out of memory."""
         from workers.models.build import tower_sizes
 
         job = self._job
@@ -228,11 +225,13 @@ class Attempts:
         if metrics and metrics["attempt"] == number:
             rows = metrics["micro_batch"]
         else:
-            assert size is not None, "an attempt that ran out of memory was started"
             rows = rows_per_rank(size, job.fixed.layout)
             wanted = self._micro_batch or job.spec.training.micro_batch
             rows = min(rows, wanted) if isinstance(wanted, int) else rows
-        towers = tower_sizes(job.spec.model, job.spec.data, load_tokenizers(job.storage, job.run, job.spec.data))
+        # Those that had still to be trained are in the run directory by now.
+        made = job.tokenizers if job.spec.data.texts.keys() <= job.tokenizers.keys() else None
+        tokenizers = made or load_tokenizers(job.storage, job.run, job.spec.data)
+        towers = tower_sizes(job.spec.model, job.spec.data, tokenizers)
         return retry.Encoded(rows, all(tower.divisible for tower in towers.values()))
 
     def _pause(self, seconds: float) -> None:

@@ -92,7 +92,7 @@ def test_a_killed_process_tree_goes_on_from_its_last_commit(
 
 
 def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digits: Path, tmp_path: Path) -> None:
-    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0")
+    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.worker_lost.delay_seconds=0")
     ledger = ledger_of(tmp_path, "digits-clip")
 
     def kill_one() -> None:
@@ -110,8 +110,11 @@ def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digi
     killer.join()
 
     assert status.state == "succeeded"
-    assert [failure["attempt"] for failure in status.failures] == [1]
+    (failure,) = status.failures
+    assert (failure["attempt"], failure["kind"]) == (1, "worker_lost")
     assert status.attempt == 2
+    told = [event["event"] for event in ledger.events()]
+    assert [told.count(event) for event in ("attempt_started", "attempt_failed", "retry")] == [2, 1, 1]
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 
