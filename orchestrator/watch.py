@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from workers.train.loop import Outcome
 
 POLL_SECONDS = 1.0
+END_SECONDS = 60.0
+"""Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
 
 
 class Why(StrEnum):
@@ -55,8 +57,12 @@ class Hang(Protocol):
     """A rank that stands still."""
 
     @property
-    def message(self) -> str:
+    def cause(self) -> str:
         """Rank, phase, step and shard, in a line."""
+
+    @property
+    def details(self) -> str:
+        """What each rank does, a line for each."""
 
     @property
     def rank(self) -> int | None:
@@ -130,14 +136,12 @@ class Watch:
             except StorageError as error:
                 # Looking on is not worth a job; the next look tries again.
                 self._journal.line(f"the run directory did not answer: {error}")
-        return self._ended(ended[0])
-
-    def _ended(self, end: int | Failure) -> Ended:
+            if self._hang is not None:
+                thread.join(END_SECONDS)
+                return Ended(failure=Failure(Kind.HANG, self._hang.cause, self._hang.details, self._hang.rank))
+        (end,) = ended
         if isinstance(end, int):
             return Ended(step=end, asked=self._asked or self._asked_by_others())
-        if self._hang is not None:
-            # What the ranks failed of is that they were ended.
-            end = Failure(Kind.HANG, self._hang.message, end.details, self._hang.rank, self._hang.message)
         return Ended(failure=end, asked=self._asked)
 
     def _look(self) -> None:
@@ -162,11 +166,10 @@ class Watch:
                     self._grow()
 
     def _look_at_ranks(self, monitor: Monitor) -> None:
-        if self._hang is None and (hang := monitor.look()) is not None:
-            self._hang = hang
-            self._journal.line(f"attempt {self._attempt} hangs: {hang.message}")
+        self._hang = monitor.look()
+        if self._hang is not None:
             monitor.end()
-        if self._asked is None:
+        elif self._asked is None:
             going = ray_cluster.draining_nodes().intersection(monitor.nodes())
             if going:
                 nodes = ", ".join(sorted(node[:8] for node in going))

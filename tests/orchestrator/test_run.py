@@ -215,6 +215,16 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
 
 
+def test_an_elastic_job_starts_on_what_there_is_room_for(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Half of the cluster's cores a worker: two fit, though it would take four."""
+    import ray
+
+    half = int(ray.cluster_resources()["CPU"]) // 2
+    more = ("training.steps=2", "evaluations=[]", "cluster.workers={min: 1, max: 4}", f"cluster.cpus_per_worker={half}")
+    status = drive(digits_spec(digits, tmp_path, *TINY, *more))
+    assert (status.state, status.world_size) == ("succeeded", 2)
+
+
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     ray_cluster: None, digits: Path, tmp_path: Path
 ) -> None:
