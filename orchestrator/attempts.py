@@ -55,14 +55,18 @@ class Attempts:
             [*attempts(job.storage, job.run), *(event.get("attempt", 0) for event in self._journal.ledger.events())],
             default=0,
         )
-        committed = 0
+        committed, goes_on = 0, True
         while True:
             uri, step, size = None, committed, None
             try:
                 uri, step = self._resume_point(committed)
                 if step >= job.fixed.total_steps:
                     return True
-                size = None if self._interrupt.requested() else self._workforce.wait(self._interrupt.requested)
+                if not goes_on or self._interrupt.requested():
+                    return False
+                size = self._workforce.wait(lambda: self._interrupt.requested() or self._lease.lost)
+                if self._lease.lost:
+                    raise TakenOverError(job.spec.name)
                 if size is None:
                     return False
                 number += 1
@@ -72,11 +76,11 @@ class Attempts:
             except StorageError as error:
                 cause = f"{type(error).__name__}: {error}"
                 ended = Ended(failure=Failure(Kind.STORAGE, cause, fingerprint=cause))
-            committed = ended.step
+            committed, goes_on = ended.step, True
             if ended.failure is not None:
                 self._failed(number, size, self._enriched(ended, number, uri, step), uri)
-            elif ended.step < job.fixed.total_steps and not self._goes_on(number, ended):
-                return False
+            elif ended.step < job.fixed.total_steps:
+                goes_on = self._goes_on(number, ended)
 
     # --- the beginning of an attempt ---
 

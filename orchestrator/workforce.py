@@ -30,13 +30,13 @@ class Workforce:
         nodes = room(ray_cluster.nodes(), self.cluster)
         return min(nodes, held + ray_cluster.free_workers(self.cluster))
 
-    def wait(self, interrupted: Callable[[], bool]) -> int | None:
+    def wait(self, stopped: Callable[[], bool]) -> int | None:
         """The number of workers to start on, as soon as there is room for the fewest; None when it was
-        `interrupted` before. Raises JobFailedError after `cluster.wait_seconds`."""
+        `stopped` before. Raises JobFailedError after `cluster.wait_seconds`."""
         began = time.monotonic()
         told: int | None = None
         try:
-            while not interrupted():
+            while not stopped():
                 waited = time.monotonic() - began
                 there = self.room()
                 size = start_size(self.sizes, there)

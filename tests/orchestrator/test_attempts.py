@@ -165,6 +165,25 @@ def test_a_checkpoint_that_a_rank_finds_damaged_is_withdrawn_at_no_cost(stage: M
     assert committed_steps(set_up.job.storage, set_up.job.run)[:1] == [4]
 
 
+def test_a_commit_that_can_not_be_read_back_is_a_failure_of_the_storage(stage: Make) -> None:
+    set_up = stage([lambda stage: Outcome(9), ends(40)], "cluster.workers=1")
+    assert set_up.train()
+    (failed,) = set_up.events("attempt_failed")
+    assert failed["kind"] == "storage"
+    assert "CommitLostError: step 9 was committed and can't be read back, 0 can." in failed["cause"]
+    assert "set storage.root to storage that they share" in failed["cause"]
+
+
+def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make) -> None:
+    def asked(stage: Stage) -> Outcome:
+        stage.job.storage.write(stage.job.run.stop, b"please")
+        return stage.commit(9)
+
+    set_up = stage([asked])
+    assert not set_up.train()
+    assert len(set_up.played) == 1
+
+
 def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
     """A global batch of 32: 16 rows on each of two ranks, then 8, then 4."""
     set_up = stage([fails(Kind.OUT_OF_MEMORY), fails(Kind.OUT_OF_MEMORY), ends(40)], "cluster.workers=2")
