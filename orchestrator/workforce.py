@@ -61,7 +61,7 @@ class Workforce:
         ray_cluster.ask_for(self.cluster, self.cluster.max_workers)
         self._journal.event(
             "waiting_for_workers",
-            f"waiting for {self._wanted()}: there is room for {there}",
+            f"waiting up to {self.cluster.wait_seconds:.0f} s for {self._wanted()}: there is room for {there}",
             wanted=self.sizes[0],
             room=there,
         )

@@ -259,7 +259,7 @@ def test_the_job_waits_for_the_fewest_workers_and_tells(stage: Make) -> None:
     assert set_up.train()
     assert set_up.played == [(1, 2, None)]
     (waiting,) = set_up.events("waiting_for_workers")
-    assert waiting["message"] == "waiting for 2 workers of 1 CPU: there is room for 1"
+    assert waiting["message"] == "waiting up to 600 s for 2 workers of 1 CPU: there is room for 1"
 
 
 def test_a_wait_that_is_too_long(stage: Make) -> None:
