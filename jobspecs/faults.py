@@ -201,6 +201,7 @@ def _spot(loc: KeyPath) -> _Spot:
     """Reads pydantic's `loc`, in which names of union members stand between the keys.
 
     ('evaluations', 0, 'zero_shot', 'templates') -> ('evaluations', 0, 'templates') in ZeroShot
+    ('cluster', 'workers', 'WorkerRange', 'min') -> ('cluster', 'workers', 'min') in WorkerRange
     ('data', 'lanes', 'constrained-int')         -> ('data', 'lanes') in Data, in a union
     """
     path: KeyPath = ()
@@ -212,14 +213,14 @@ def _spot(loc: KeyPath) -> _Spot:
     for part in loc:
         members = _members(here)
         if len(members) > 1:
-            here = next((member for member in members if part in _kinds(member)), None)
+            here = next((member for member in members if part in _names(member)), None)
             in_union = here is None
             union = tuple(member for member in members if member is not here)
             continue
         path = (*path, part)
         here = members[0] if members else None
         if _is_section(here):
-            section, siblings, union = here, union, ()
+            section, siblings, union = here, tuple(filter(_is_section, union)), ()
             field = section.model_fields.get(str(part))
             here = field.annotation if field else None
         else:
@@ -239,6 +240,11 @@ def _members(annotation: Any) -> list[Any]:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _names(annotation: Any) -> tuple[str, ...]:
+    """What stands for a section in pydantic's `loc`: its kinds, or of one without them its class's name."""
+    return _kinds(annotation) or ((annotation.__name__,) if _is_section(annotation) else ())
 
 
 def _kinds(annotation: Any) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.model import Model, check_inputs, check_towers
 from jobspecs.objective import Objective, TextInfoNCE
-from jobspecs.retry import Retry
+from jobspecs.retry import Retry, check_times
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
 
@@ -94,6 +94,7 @@ class JobSpec(Section):
         self._check_objective()
         check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
         check_inputs(self.model, self.data)
+        check_times(self.cluster, self.retry)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")

@@ -21,7 +21,7 @@ import typer
 from jobspecs.errors import TandemError
 
 if TYPE_CHECKING:
-    from orchestrator.driver import Interrupt
+    from orchestrator.interrupt import Interrupt
     from orchestrator.ledger import Ledger
 
 T = TypeVar("T")
@@ -76,14 +76,15 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
     with _told(FAILED):
         from rich.console import Console
 
-        from orchestrator.driver import Driver, Interrupt
+        from orchestrator.driver import Driver
+        from orchestrator.interrupt import Interrupt
         from orchestrator.view import View
 
         interrupt = Interrupt()
         view = View(Console())
         with _signals(interrupt):
             status = Driver(prepared, view, interrupt).run()
-        view.results(status)
+        view.results(status, f"{status.name}: {status.state} after {status.step} steps")
     sys.exit(INTERRUPTED if status.state == "interrupted" else DONE)
 
 
@@ -140,7 +141,7 @@ def status(run: Run, endpoint: Endpoint = None, output: OutputOption = Output.TA
 
         console = Console()
         console.print(status_table(answer))
-        View(console).results(answer)
+        View(console).results(answer, "evaluations")
 
 
 @app.command()

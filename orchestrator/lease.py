@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 import psutil
 
-from jobspecs.errors import AlreadyExistsError, NotFoundError, StorageError, UsageError
+from jobspecs.errors import AlreadyExistsError, JobFailedError, NotFoundError, StorageError, UsageError
 from workers.run import RunDirectory
 from workers.storage import Storage
 
@@ -67,6 +67,17 @@ def _is_alive(driver: Driver) -> bool:
         return False
 
 
+class TakenOverError(JobFailedError):
+    """Another driver has the run: this one ends, and writes nothing more into it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name}: another process has taken over this run, and goes on with it."
+
+
 class Lease:
     """Says that this process drives the run, every few seconds, until it is given back."""
 
@@ -77,6 +88,11 @@ class Lease:
         self._closing = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    @property
+    def token(self) -> str:
+        """Tells this driver from any other."""
+        return self._driver.token
 
     @property
     def lost(self) -> bool:

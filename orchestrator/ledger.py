@@ -64,7 +64,7 @@ class Status:
     filtered: int
     """Samples that the sources' filters leave out: they are in no batch."""
     failures: list[dict[str, Any]]
-    """Failed attempts: attempt, step, cause."""
+    """Failed attempts: attempt, step, kind, cause."""
     latest_checkpoint: str | None
     """URI of the newest commit."""
     evaluations: list[dict[str, Any]]
@@ -83,7 +83,7 @@ class Ledger:
 
     # --- written by the driver ---
 
-    def event(self, kind: str, message: str, **fields: Any) -> dict[str, Any]:
+    def event(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
         """Appends an event and makes it durable. Returns it."""
         if self._writer is None:
             self._writer = PartsWriter(self.storage, self.run.events)
@@ -154,7 +154,7 @@ class Ledger:
             bad_samples=self.bad_samples(),
             filtered=max((event.get("filtered", 0) for event in events), default=0),
             failures=[
-                {key: event[key] for key in ("attempt", "step", "cause")}
+                {key: event.get(key) for key in ("attempt", "step", "kind", "cause")}
                 for event in events
                 if event["event"] == "attempt_failed"
             ],

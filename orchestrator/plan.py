@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec
+from orchestrator import elastic
 from workers.data.index import Index, fingerprint
 from workers.data.memory import LoaderMemory, loader_memory
 from workers.data.order import Layout, SourceOrder, auto_lanes, rows_per_rank, share_out
@@ -59,14 +60,19 @@ class Plan:
     passes: float
 
     workers: int
+    """Of an elastic job, the most that it runs on; the next fields are those of so many."""
     rows_per_rank: int
     """Rows that each rank computes a step, masked padding included."""
     padding_rows: int
     """Of the rows of all ranks, those that only pad."""
     even_workers: tuple[int, ...]
     """Numbers of workers that need no padding."""
+    useful_workers: tuple[int, ...]
+    """Numbers of workers of which one less makes a step slower."""
+    possible_workers: tuple[int, ...]
+    """Numbers of workers that the job may run on, as the spec has it."""
     loader_memory: LoaderMemory
-    """Of the loader processes of each rank, at most."""
+    """Of the loader processes of each rank, at most: on the fewest workers."""
     gathered_bytes_per_step: int
     """Bytes that each rank receives a step for the loss: identities, features and their gradients, sums."""
     checkpoint_steps: tuple[int, ...]
@@ -149,13 +155,16 @@ def make(
 
     Raises UsageError when there are more workers than lanes.
     """
-    layout, workers = fixed.layout, spec.cluster.workers
-    if workers > layout.lanes:
+    layout, fewest = fixed.layout, spec.cluster.min_workers
+    if fewest > layout.lanes:
+        or_more = "" if spec.cluster.max_workers == fewest else " or more"
         raise UsageError(
-            f"cluster.workers is {workers}, but the run has {layout.lanes} lanes to share out: a rank "
+            f"cluster.workers is {fewest}{or_more}, but the run has {layout.lanes} lanes to share out: a rank "
             f"without a lane has nothing to do. Use at most {layout.lanes} workers, or (for a new run) set "
             f"data.lanes to a larger divisor of training.global_batch {layout.global_batch}."
         )
+    sizes = elastic.sizes(layout.lanes, spec.cluster)
+    workers = sizes[-1]
     rows = rows_per_rank(workers, layout)
     every, total = spec.checkpoint.every_steps, fixed.total_steps
     commits = [*(() if every is None else range(every, total, every)), total]
@@ -192,7 +201,9 @@ def make(
         rows_per_rank=rows,
         padding_rows=rows * workers - layout.global_batch,
         even_workers=tuple(n for n in range(1, layout.lanes + 1) if layout.lanes % n == 0),
-        loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, workers),
+        useful_workers=elastic.useful_sizes(layout.lanes),
+        possible_workers=sizes,
+        loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, sizes[0]),
         gathered_bytes_per_step=Wire(_contrast(spec), workers, rows, spec.model.embedding_dim).total,
         checkpoint_steps=tuple(commits if len(commits) <= 5 else [*commits[:4], commits[-1]]),
         checkpoints=len(commits),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
+from orchestrator.elastic import Node
 
 # Ray reads these when it is imported. Usage reports are sent only where the user asks for them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -44,7 +45,7 @@ def start_ray(cluster: Cluster) -> None:
         else:
             # On one machine more workers than cores are slower but the same experiment; one CPU is for
             # the evaluation task. "local" starts a Ray of its own beside any other on the machine.
-            cpus = max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker + 1)
+            cpus = max(os.cpu_count() or 1, cluster.max_workers * cluster.cpus_per_worker + 1)
             ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)
 
 
@@ -56,20 +57,73 @@ def _knock(address: str) -> None:
 
 
 def check_resources(cluster: Cluster) -> None:
-    """Raises UsageError when the cluster has less than the workers ask for: they would wait for ever."""
+    """Raises UsageError when this machine has less than the fewest workers ask for: nothing will come to it. On a
+    cluster that may grow, a job waits."""
     import ray
 
+    if os.environ.get("RAY_ADDRESS"):
+        return
     there = ray.cluster_resources()
     wanted = {
-        "CPU": cluster.workers * cluster.cpus_per_worker,
-        "GPU": cluster.workers * cluster.gpus_per_worker,
+        "CPU": cluster.min_workers * cluster.cpus_per_worker,
+        "GPU": cluster.min_workers * cluster.gpus_per_worker,
     }
     for kind, count in wanted.items():
         if count > there.get(kind, 0):
             raise UsageError(
-                f"{cluster.workers} workers need {count} {kind}s, the cluster has {there.get(kind, 0):g}. Lower "
+                f"{cluster.min_workers} workers need {count} {kind}s, the cluster has {there.get(kind, 0):g}. Lower "
                 f"cluster.workers or cluster.{kind.lower()}s_per_worker, or add nodes."
             )
+
+
+def resources(cluster: Cluster) -> dict[str, float]:
+    """What one worker reserves."""
+    gpus = {"GPU": float(cluster.gpus_per_worker)} if cluster.gpus_per_worker else {}
+    return {"CPU": float(cluster.cpus_per_worker), **gpus}
+
+
+def nodes() -> tuple[Node, ...]:
+    """The nodes that are alive."""
+    import ray
+
+    draining = draining_nodes()
+    return tuple(
+        Node(
+            id=node["NodeID"],
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            draining=node["NodeID"] in draining,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def draining_nodes() -> set[str]:
+    """Ray's ids of the nodes that are going to be taken away: preempted, or no longer needed by the autoscaler.
+
+    Ray has no public call for it. Where a later version has none at all, no node is known to be going, and one that
+    goes is met as a node that was lost.
+    """
+    import ray
+
+    ask = getattr(ray._private.state.state, "get_draining_nodes", dict)
+    return set(ask())
+
+
+def free_workers(cluster: Cluster) -> int:
+    """How many workers fit into what nobody has reserved, if it lay well."""
+    import ray
+
+    free = ray.available_resources()
+    return min(int(free.get(kind, 0.0) // count) for kind, count in resources(cluster).items())
+
+
+def ask_for(cluster: Cluster, workers: int) -> None:
+    """Tells an autoscaler, where the cluster has one, that so many workers shall fit; 0 takes it back."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[resources(cluster)] * workers)
 
 
 @contextlib.contextmanager

@@ -50,9 +50,8 @@ class View:
             f"{masked}{_duration(seconds)} left"
         )
 
-    def results(self, status: Status) -> None:
-        """The table of results that a run ends with."""
-        title = f"{status.name}: {status.state} after {status.step} steps"
+    def results(self, status: Status, title: str) -> None:
+        """The table of results, for instance that which a run ends with."""
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
             # Of all that could be broken in two on a narrow terminal, only the name that the user gave is.
@@ -93,7 +92,6 @@ def plan_table(plan: Plan) -> Table:
     table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
     table.add_column("what", style="bold")
     table.add_column("how much", overflow="fold")
-    even = ", ".join(map(str, plan.even_workers))
     rows = {
         "run directory": plan.run_directory,
         "shards": f"{plan.shards} with {_bytes(plan.shard_bytes)}",
@@ -101,7 +99,7 @@ def plan_table(plan: Plan) -> Table:
         "global batch": f"{plan.global_batch:,} samples on any number of workers{_shares(plan)}",
         "lanes": f"{plan.lanes}, each shuffled in windows of {plan.window:,}",
         "steps": f"{plan.total_steps:,} ({plan.passes:.2f} passes of {plan.steps_per_pass:,})",
-        "workers": f"{plan.workers}; evenly shared out by {even}",
+        "workers": _workers(plan),
         "rows per rank": f"{plan.rows_per_rank:,} a step ({plan.padding_rows} rows of all ranks only pad)",
         "loader memory": _memory(plan),
         "gathered": f"{_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
@@ -125,6 +123,14 @@ def index_table(summary: IndexSummary) -> Table:
     table.add_row("offsets", f"known of {summary.shards_with_offsets:,} shards")
     table.add_row("kept at", f"{summary.out} ({_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
     return table
+
+
+def _workers(plan: Plan) -> str:
+    def listed(numbers: tuple[int, ...]) -> str:
+        return ", ".join(map(str, numbers))
+
+    told = f"{listed(plan.possible_workers)}; evenly shared out by {listed(plan.even_workers)}"
+    return f"{told}; faster with {listed(plan.useful_workers)}"
 
 
 def _samples_of(plan: Plan) -> str:
@@ -213,6 +219,7 @@ def status_table(status: Status) -> Table:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(status.bad_samples.items()))
         table.add_row("bad samples", f"{causes}; listed in bad_samples/")
     for failure in status.failures:
-        table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}: {failure['cause']}")
+        kind = f" ({failure['kind']})" if failure["kind"] else ""  # older runs have none
+        table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}{kind}: {failure['cause']}")
     table.add_row("last event", status.message)
     return table

@@ -99,6 +99,7 @@ FULL = {
         "training.optimizer={kind: lamb, learning_rate: 1e-3}",
         "training.schedule={kind: constant}",
         "checkpoint={every_minutes: 30, keep_every: 1000, keep_best: {evaluation: held-out-digits}}",
+        "cluster.workers={min: 2, max: 8}",
     ),
     "two_view": (
         "objective.kind=two_view",

@@ -22,6 +22,7 @@ COLUMN = (
 FIELD = "should be the name of a field in the JSON, or several parted by '.', as in clip.similarity"
 SIZE = "should be a number of bytes, or a size in B, KiB, MiB, GiB or TiB such as '200 GiB'"
 VALUE = "should be a valid string, a valid integer or true or false"
+WORKERS = "should be a valid integer, or a range such as {min: 2, max: 8}"
 ENDPOINT = "should be http:// or https://, a host, and a port where it needs one, as in http://minio:9000"
 
 
@@ -106,6 +107,16 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.image.color.jitter.hue", 0.6, "should be less than or equal to 0.5, given: 0.6"),
         ("data.image.color.blur.probability", -1, "should be greater than or equal to 0, given: -1"),
         ("data.image.color.blur.sigma", [1, 2, 3], "should have at most 2 items, given: [1, 2, 3]"),
+        ("cluster.workers", 0, "should be greater than or equal to 1, given: 0"),
+        ("cluster.workers", 1.5, f"{WORKERS}, given: 1.5"),
+        ("cluster.workers", "2", f'{WORKERS}, given: "2"'),
+        ("cluster.workers", {"min": 0, "max": 2}, "should be greater than or equal to 1, given: 0"),
+        ("cluster.collective_timeout_seconds", 1800, "should be less than 1800, given: 1800"),
+        ("cluster.wait_seconds", -1, "should be greater than or equal to 0, given: -1"),
+        ("cluster.grow_every_seconds", 0, "should be greater than 0, given: 0"),
+        ("retry.max_failures_without_commit", 0, "should be greater than or equal to 1, given: 0"),
+        ("retry.hang_after_seconds", 1, "should be greater than or equal to 5, given: 1"),
+        ("retry.storage.retries", -1, "should be greater than or equal to 0, given: -1"),
         ("data.text.field", "", f'{FIELD}, given: ""'),
         ("data.text.context_length", 2, "should be greater than or equal to 3, given: 2"),
         ("data.text.tokenizer.vocabulary", 259, "should be greater than or equal to 260, given: 259"),
@@ -203,6 +214,20 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("modèle de base", 1, "modèle de base",
             "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
             "training, cluster, checkpoint, retry, evaluations, storage, deepspeed."),
+        ("cluster.workers", {"min": 3, "max": 2}, "cluster.workers.min", "min 3 is above max, 2"),
+        ("cluster.workers", {"min": 3}, "cluster.workers.max",
+            "'max' is missing\n    Most ranks that the job takes."),
+        ("cluster.workers", {"min": 1, "max": 2, "most": 2}, "cluster.workers.most",
+            "unknown key 'most'\n    Allowed here: min, max."),
+        ("cluster.max", 3, "cluster.max",
+            "unknown key 'max'\n    It is a field of cluster.workers. Allowed here: workers, cpus_per_worker, "
+            "gpus_per_worker, collective_timeout_seconds, wait_seconds, grow_every_seconds."),
+        ("cluster.collective_timeout_seconds", 300, "cluster.collective_timeout_seconds",
+            "collective_timeout_seconds 300 is not above retry.hang_after_seconds, 300\n"
+            "    The ranks that wait would end the attempt before it is found which one they wait for. Raise it, or "
+            "lower retry.hang_after_seconds."),
+        ("retry.bug.delay_seconds", 301, "retry.bug.delay_seconds",
+            "delay_seconds 301 is above max_delay_seconds, 300\n    Raise max_delay_seconds with it."),
         ("training.schedule", {"kind": "linear"}, "training.schedule.kind",
             "should be 'cosine', 'constant' or 'rsqrt', given: \"linear\""),
         ("training.schedule", {"kind": "rsqrt", "warmup_steps": 300, "cooldown_steps": 101},

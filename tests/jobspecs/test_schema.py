@@ -81,7 +81,7 @@ OPTIONAL = re.compile(
     r"|data\.sources\.\d\.filters\.\d\.(at_least|at_most|one_of)|data\.image\.color|data\.loader\.cache"
     r"|model\.(image|text|query|document)|model\.\w+\.revision"
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
-    r"|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
+    r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
@@ -91,6 +91,8 @@ def wrong_values(path: Path, value: Any) -> list[Any]:
     """Values of other types than the field at `path`, which holds `value`."""
     if path in (("data", "lanes"), ("data", "shuffle_window")):
         return [1.5, True, None, [], {}]
+    if path == ("cluster", "workers"):
+        return [1.5, True, None, [], "1"]
     if "one_of" in path[:-1]:
         return [1.5, None, [], {}]
     if value is None:  # of a text, number or section
@@ -195,6 +197,7 @@ REQUIRED = {
     "Knn": {"kind", "name", "data", "train"},
     "LinearProbe": {"kind", "name", "data", "train"},
     "EvaluationData": {"urls"},
+    "WorkerRange": {"min", "max"},
 }
 """Keys that can't be left out, by section."""
 

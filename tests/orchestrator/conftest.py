@@ -12,7 +12,8 @@ from rich.console import Console
 from jobspecs.cluster import Cluster
 from jobspecs.job import JobSpec
 from jobspecs.load import load
-from orchestrator.driver import Driver, Interrupt
+from orchestrator.driver import Driver
+from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Status
 from orchestrator.prepare import prepare
 from orchestrator.view import View

@@ -75,12 +75,12 @@ def test_status_of_a_run_under_way(ledger: Ledger) -> None:
     ledger.event("run_started", "started")
     ledger.event("attempt_started", "attempt 1", attempt=1, step=0, world_size=2)
     record(ledger, 1, 1, 2, 3)
-    ledger.event("attempt_failed", "it broke", attempt=1, step=3, cause="rank 0: OSError", details="…")
+    ledger.event("attempt_failed", "it broke", attempt=1, step=3, kind="bug", cause="rank 0: OSError", details="…")
     ledger.event("attempt_started", "attempt 2", attempt=2, step=0, world_size=3)
     ledger.storage.write(f"{ledger.run.checkpoint(2)}/manifest.json", b"{}")
     status = ledger.status()
     assert (status.state, status.attempt, status.step, status.world_size) == ("running", 2, 2, 3)
-    assert status.failures == [{"attempt": 1, "step": 3, "cause": "rank 0: OSError"}]
+    assert status.failures == [{"attempt": 1, "step": 3, "kind": "bug", "cause": "rank 0: OSError"}]
     assert status.latest_checkpoint == ledger.run.checkpoint(2)
     assert status.message == "attempt 2"
 

@@ -9,7 +9,7 @@ import pytest
 from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.load import load
-from orchestrator.plan import fix, make
+from orchestrator.plan import Plan, fix, make
 from tests.orchestrator.conftest import EXAMPLE
 from workers.data.index import Index
 from workers.data.order import lanes_of_rank
@@ -99,6 +99,27 @@ def test_more_workers_than_lanes() -> None:
     fixed = fix(spec(), index(700, 600))
     with pytest.raises(UsageError, match=r"cluster\.workers is 17, but the run has 16 lanes"):
         make(spec("cluster.workers=17"), index(700, 600), fixed, "file:///runs/x")
+
+
+def test_the_plan_of_an_elastic_job() -> None:
+    """It runs on useful sizes in its range; what is planned is the most workers, but the memory of the fewest."""
+
+    def planned(workers: str) -> Plan:
+        one = spec(f"cluster.workers={workers}")
+        return make(one, index(700, 600), fix(one, index(700, 600)), "file:///runs/x")
+
+    plan = planned("{min: 2, max: 9}")
+    assert plan.useful_workers == (1, 2, 3, 4, 6, 8, 16)
+    assert plan.possible_workers == (2, 3, 4, 6, 8)
+    assert (plan.workers, plan.rows_per_rank) == (8, 2 * 8)
+    assert plan.loader_memory == planned("2").loader_memory
+    assert planned("7").possible_workers == (7,)
+
+
+def test_an_elastic_job_whose_fewest_workers_are_more_than_lanes() -> None:
+    one = spec("cluster.workers={min: 17, max: 32}")
+    with pytest.raises(UsageError, match=r"cluster\.workers is 17 or more, but the run has 16 lanes"):
+        make(one, index(700, 600), fix(one, index(700, 600)), "file:///runs/x")
 
 
 @pytest.mark.parametrize("workers", range(1, 17))

@@ -92,7 +92,7 @@ def test_a_killed_process_tree_goes_on_from_its_last_commit(
 
 
 def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digits: Path, tmp_path: Path) -> None:
-    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0")
+    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.worker_lost.delay_seconds=0")
     ledger = ledger_of(tmp_path, "digits-clip")
 
     def kill_one() -> None:
@@ -110,8 +110,11 @@ def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digi
     killer.join()
 
     assert status.state == "succeeded"
-    assert [failure["attempt"] for failure in status.failures] == [1]
+    (failure,) = status.failures
+    assert (failure["attempt"], failure["kind"]) == (1, "worker_lost")
     assert status.attempt == 2
+    told = [event["event"] for event in ledger.events()]
+    assert [told.count(event) for event in ("attempt_started", "attempt_failed", "retry")] == [2, 1, 1]
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 
@@ -214,6 +217,16 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     bad = list(read_parts(ledger.storage, ledger.run.bad_samples))
     assert {sample["cause"] for sample in bad} == {"missing_column"}
     assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
+
+
+def test_an_elastic_job_starts_on_what_there_is_room_for(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Half of the cluster's cores a worker: two fit, though it would take four."""
+    import ray
+
+    half = int(ray.cluster_resources()["CPU"]) // 2
+    more = ("training.steps=2", "evaluations=[]", "cluster.workers={min: 1, max: 4}", f"cluster.cpus_per_worker={half}")
+    status = drive(digits_spec(digits, tmp_path, *TINY, *more))
+    assert (status.state, status.world_size) == ("succeeded", 2)
 
 
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(

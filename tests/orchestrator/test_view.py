@@ -61,6 +61,27 @@ def test_a_step_is_shown_once(shown: tuple[View, io.StringIO]) -> None:
     assert len(output.getvalue().splitlines()) == 1
 
 
+def status_of(**fields: Any) -> Status:
+    """The status of a job that succeeded."""
+    known: dict[str, Any] = {
+        "name": "job",
+        "run_directory": "file:///runs/job",
+        "state": "succeeded",
+        "attempt": 1,
+        "step": 1_000_000,
+        "total_steps": 1_000_000,
+        "world_size": 2,
+        "loss": 1.0,
+        "bad_samples": {},
+        "filtered": 0,
+        "failures": [],
+        "latest_checkpoint": None,
+        "evaluations": [],
+        "message": "",
+    }
+    return Status(**{**known, **fields})
+
+
 def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
     scores = {"R@10": 0.3, "nDCG@10": 0.2, "mean_per_class_recall": 0.1}
     result = {
@@ -72,27 +93,29 @@ def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
         "samples": 1025,
         "skipped": 0,
     }
-    status = Status(
-        name="job",
-        run_directory="file:///runs/job",
-        state="succeeded",
-        attempt=1,
-        step=1_000_000,
-        total_steps=1_000_000,
-        world_size=2,
-        loss=1.0,
-        bad_samples={},
-        filtered=0,
-        failures=[],
-        latest_checkpoint=None,
-        evaluations=[result],
-        message="",
-    )
+    status = status_of(evaluations=[result])
     output = io.StringIO()
-    View(Console(file=output, width=80)).results(status)
+    View(Console(file=output, width=80)).results(status, "job: succeeded after 1000000 steps")
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = [line.split() for line in lines if line.strip()]
     assert ["1000000", "nDCG@10", "0.2000", "0.0045", "1025"] in [[row[0], *row[2:]] for row in words]
     assert ["mean_per_class_recall", "0.1000"] in [row[-2:] for row in words]
     assert ["R@10", "0.3000"] in [row[-2:] for row in words]
+
+
+def test_a_status_tells_name_and_state_once_and_the_kinds_of_failures() -> None:
+    result = {"step": 9, "evaluation": "e", "scores": {"acc@1": 0.5}, "main": "acc@1", "chance": 0.1,
+              "samples": 9, "skipped": 0}  # fmt: skip
+    failures = [
+        {"attempt": 1, "step": 3, "kind": "worker_lost", "cause": "rank 1: it died"},
+        {"attempt": 2, "step": 3, "kind": None, "cause": "as older versions tell it"},
+    ]
+    output = io.StringIO()
+    console = Console(file=output, width=100)
+    answer = status_of(state="interrupted", failures=failures, evaluations=[result])
+    console.print(view.status_table(answer))
+    View(console).results(answer, "evaluations")
+    assert output.getvalue().count("interrupted") == 1
+    assert "attempt 1 at step 3 (worker_lost): rank 1: it died" in output.getvalue()
+    assert "attempt 2 at step 3: as older versions tell it" in output.getvalue()

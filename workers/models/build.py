@@ -72,6 +72,8 @@ class TowerSize:
     """Those that are trained: all, or none of a frozen tower."""
     width: int
     """Of the pooled feature."""
+    divisible: bool
+    """Whether it may encode a batch in parts: not where it is trained and normalises over the batch."""
 
 
 def tower_sizes(model: Model, data: Data, tokenizers: dict[str, Tokenizer]) -> dict[str, TowerSize]:
@@ -81,7 +83,8 @@ def tower_sizes(model: Model, data: Data, tokenizers: dict[str, Tokenizer]) -> d
         with torch.random.fork_rng(devices=[]):
             tower, draft = _skeleton(recipe, model.embedding_dim)
         count = sum(parameter.numel() for parameter in tower.parameters())
-        sizes[recipe.name] = TowerSize(count, 0 if tower.frozen else count, draft.width)
+        divisible = tower.frozen or not any(isinstance(module, GlobalBatchNorm) for module in tower.modules())
+        sizes[recipe.name] = TowerSize(count, 0 if tower.frozen else count, draft.width, divisible)
     return sizes
 
 

@@ -1,0 +1,204 @@
+"""One attempt while it runs, as the driver sees it: shows how it goes, and ends it early where that is wanted.
+
+An attempt is asked to end by the object `stop` in the run directory: its ranks commit the next step and end. The word
+in it says why. A rank that hangs can't be asked: the monitor ends its process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from jobspecs.errors import StorageError
+from orchestrator import ray_cluster
+from orchestrator.elastic import grown_size
+from orchestrator.failure import AttemptFailedError, Failure, Kind
+from orchestrator.interrupt import Interrupt
+from orchestrator.journal import Journal
+from orchestrator.lease import Lease, TakenOverError
+from orchestrator.prepare import Prepared
+from orchestrator.workforce import Workforce
+from workers.run import committed_steps
+
+if TYPE_CHECKING:
+    from workers.train.loop import Outcome
+
+POLL_SECONDS = 1.0
+END_SECONDS = 60.0
+"""Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
+
+
+class Why(StrEnum):
+    """Why an attempt was asked to end: the content of `stop`."""
+
+    INTERRUPTED = "interrupted"
+    """By the user, or by whoever else wrote the request."""
+    PREEMPTED = "preempted"
+    """A node with workers is about to be taken away."""
+    GROW = "grow"
+    """There is room for more workers."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended: it committed `step`, or failed."""
+
+    step: int = 0
+    failure: Failure | None = None
+    asked: Why | None = None
+    """Why it was asked to end, if it was."""
+
+
+class Hang(Protocol):
+    """A rank that stands still."""
+
+    @property
+    def cause(self) -> str:
+        """Rank, phase, step and shard, in a line."""
+
+    @property
+    def details(self) -> str:
+        """What each rank does, a line for each."""
+
+    @property
+    def rank(self) -> int | None:
+        """None where no single rank is to blame."""
+
+
+class Monitor(Protocol):
+    """What is known of the ranks of a running attempt."""
+
+    def look(self) -> Hang | None:
+        """The rank that hangs, if one does."""
+
+    def nodes(self) -> Collection[str]:
+        """IDs of the nodes that the ranks run on."""
+
+    def end(self) -> None:
+        """Ends all ranks, whatever they are doing."""
+
+
+class Watch:
+    """Runs an attempt in a thread and watches it to its end."""
+
+    def __init__(
+        self,
+        job: Prepared,
+        journal: Journal,
+        interrupt: Interrupt,
+        lease: Lease,
+        workforce: Workforce,
+        *,
+        attempt: int,
+        start: int,
+        world_size: int,
+        monitor: Monitor | None = None,
+    ) -> None:
+        """start: the step that the attempt goes on from."""
+        self._job = job
+        self._journal = journal
+        self._interrupt = interrupt
+        self._lease = lease
+        self._workforce = workforce
+        self._attempt = attempt
+        self._start = start
+        self._world_size = world_size
+        self._monitor = monitor
+        self._began = time.monotonic()
+        self._seen = set(committed_steps(job.storage, job.run))
+        self._asked: Why | None = None
+        self._hang: Hang | None = None
+
+    def run(self, work: Callable[[], Outcome]) -> Ended:
+        """Waits for the end of `work`, which runs the attempt. Raises TakenOverError."""
+        ended: list[int | Failure] = []
+
+        def run() -> None:
+            try:
+                ended.append(work().step)
+            except AttemptFailedError as error:
+                ended.append(error.failure)
+            except BaseException as error:
+                ended.append(Failure(Kind.BUG, f"{type(error).__name__}: {error}", fingerprint=repr(error)))
+
+        # Ray Train takes over SIGINT when it is called from the main thread; ours means "save first".
+        thread = threading.Thread(target=run, name=f"attempt-{self._attempt}", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            if self._lease.lost:
+                if self._monitor is not None:
+                    self._monitor.end()
+                raise TakenOverError(self._job.spec.name)
+            try:
+                self._look()
+            except StorageError as error:
+                # Looking on is not worth a job; the next look tries again.
+                self._journal.line(f"the run directory did not answer: {error}")
+            if self._hang is not None:
+                thread.join(END_SECONDS)
+                return Ended(failure=Failure(Kind.HANG, self._hang.cause, self._hang.details, self._hang.rank))
+        (end,) = ended
+        if isinstance(end, int):
+            return Ended(step=end, asked=self._asked or self._asked_by_others())
+        return Ended(failure=end, asked=self._asked)
+
+    def _look(self) -> None:
+        from orchestrator.checkpoints import retain  # torch, which the driver starts without
+
+        job = self._job
+        if self._monitor is not None:
+            self._look_at_ranks(self._monitor)
+        if self._interrupt.requested() and self._asked is not Why.INTERRUPTED:
+            self._ask(Why.INTERRUPTED, "stopping after the next step, with a checkpoint; again to stop at once")
+        metrics = self._journal.ledger.last_metrics()
+        if metrics and metrics["attempt"] == self._attempt:
+            self._journal.view.progress(metrics, job.fixed.total_steps)
+        for step in committed_steps(job.storage, job.run):
+            if step not in self._seen:
+                self._seen.add(step)
+                self._journal.event(
+                    "checkpoint_committed", f"checkpoint at step {step}", attempt=self._attempt, step=step
+                )
+                retain(job.storage, job.run, job.spec, self._attempt, in_use={self._start})
+                if step < job.fixed.total_steps:
+                    self._grow()
+
+    def _look_at_ranks(self, monitor: Monitor) -> None:
+        self._hang = monitor.look()
+        if self._hang is not None:
+            monitor.end()
+        elif self._asked is None:
+            going = ray_cluster.draining_nodes().intersection(monitor.nodes())
+            if going:
+                nodes = ", ".join(sorted(node[:8] for node in going))
+                self._ask(Why.PREEMPTED, f"node {nodes} is about to be taken away: saving, and going on without it")
+
+    def _grow(self) -> None:
+        if self._asked is not None or len(self._workforce.sizes) == 1:
+            return
+        size = grown_size(
+            self._workforce.sizes,
+            self._workforce.room(held=self._world_size),
+            self._world_size,
+            ran_seconds=time.monotonic() - self._began,
+            cluster=self._workforce.cluster,
+        )
+        if size is not None:
+            self._ask(Why.GROW, f"there is room for {size} workers: saving, and going on with them", world_size=size)
+
+    def _ask(self, why: Why, message: str, **fields: object) -> None:
+        self._job.storage.write(self._job.run.stop, why.encode())
+        self._asked = why
+        self._journal.event("stop_requested", message, attempt=self._attempt, reason=why, **fields)
+
+    def _asked_by_others(self) -> Why | None:
+        try:
+            word = self._job.storage.read(self._job.run.stop).decode()
+        except StorageError:
+            return None
+        return Why(word) if word in list(Why) else Why.INTERRUPTED

@@ -1,0 +1,71 @@
+"""On how many workers the next attempt starts: waits for the fewest that the job needs, and says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from jobspecs.cluster import Cluster
+from jobspecs.errors import JobFailedError
+from orchestrator import ray_cluster
+from orchestrator.elastic import room, start_size
+from orchestrator.journal import Journal
+
+POLL_SECONDS = 1.0
+SETTLE_SECONDS = 5.0
+"""What the attempt before had reserved is free within so long; what isn't then belongs to others."""
+
+
+class Workforce:
+    """What the cluster has for the job."""
+
+    def __init__(self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal) -> None:
+        """sizes: numbers of workers that the job may run on, ascending."""
+        self.sizes = sizes
+        self.cluster = cluster
+        self._journal = journal
+
+    def room(self, held: int = 0) -> int:
+        """How many workers there is room for. held: workers that the job has reserved already."""
+        nodes = room(ray_cluster.nodes(), self.cluster)
+        return min(nodes, held + ray_cluster.free_workers(self.cluster))
+
+    def wait(self, stopped: Callable[[], bool]) -> int | None:
+        """The number of workers to start on, as soon as there is room for the fewest; None when it was
+        `stopped` before. Raises JobFailedError after `cluster.wait_seconds`."""
+        began = time.monotonic()
+        told: int | None = None
+        try:
+            while not stopped():
+                waited = time.monotonic() - began
+                there = self.room()
+                size = start_size(self.sizes, there)
+                best = start_size(self.sizes, room(ray_cluster.nodes(), self.cluster))
+                if size is not None and (size == best or waited >= SETTLE_SECONDS):
+                    return size
+                if size is None and waited >= SETTLE_SECONDS and told != there:
+                    told = there
+                    self._tell(there)
+                if size is None and waited >= max(self.cluster.wait_seconds, SETTLE_SECONDS):
+                    raise JobFailedError(
+                        f"waited {waited:.0f} s for {self._wanted()} (cluster.wait_seconds), and there is room for "
+                        f"{there}. Add nodes, or lower cluster.workers; the same command goes on from the last commit."
+                    )
+                time.sleep(POLL_SECONDS)
+            return None
+        finally:
+            if told is not None:
+                ray_cluster.ask_for(self.cluster, 0)
+
+    def _tell(self, there: int) -> None:
+        ray_cluster.ask_for(self.cluster, self.cluster.max_workers)
+        self._journal.event(
+            "waiting_for_workers",
+            f"waiting up to {self.cluster.wait_seconds:.0f} s for {self._wanted()}: there is room for {there}",
+            wanted=self.sizes[0],
+            room=there,
+        )
+
+    def _wanted(self) -> str:
+        each = ", ".join(f"{count:g} {kind}" for kind, count in ray_cluster.resources(self.cluster).items())
+        return f"{self.sizes[0]} worker{'s' if self.sizes[0] > 1 else ''} of {each}"

@@ -1,0 +1,364 @@
+"""What follows on each end of an attempt, without Ray: the attempts are played, the run directory is real."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobspecs.errors import JobFailedError
+from orchestrator import elastic, ray_cluster, watch, workforce
+from orchestrator.attempts import Attempts
+from orchestrator.failure import AttemptFailedError, Failure, Kind
+from orchestrator.interrupt import Interrupt
+from orchestrator.journal import Journal
+from orchestrator.lease import Lease, TakenOverError
+from orchestrator.ledger import Ledger
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.view import View
+from tests.orchestrator.conftest import TINY, digits_spec
+from workers.run import committed_steps
+from workers.train.checkpoint import Manifest
+from workers.train.fence import claim_attempt
+from workers.train.loop import Outcome, TrainTask
+
+NO_DELAYS = tuple(f"retry.{kind}.delay_seconds=0" for kind in ("worker_lost", "node_lost", "out_of_memory", "storage"))
+JOB = (*TINY, *NO_DELAYS, "evaluations=[]", "training.steps=40")
+
+
+@dataclass
+class Stage:
+    """A job, and what the cluster has for it."""
+
+    job: Prepared
+    room: int = 9
+    """Workers that fit on its nodes."""
+    held: int = 0
+    """Those of the attempt that runs."""
+    draining: set[str] = field(default_factory=set)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    played: list[tuple[int, int, str | None]] = field(default_factory=list)
+    """Of each attempt: its number, its workers, what it went on from."""
+    tasks: list[TrainTask] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.job.storage, self.job.run)
+        self.journal = Journal(self.ledger, View(Console(file=io.StringIO())))
+        self.lease = Lease(self.job.storage, self.job.run)
+
+    def commit(self, step: int) -> Outcome:
+        """What an attempt leaves that ends at `step`."""
+        fixed = self.job.fixed
+        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, ())
+        self.job.storage.write(f"{self.job.run.checkpoint(step)}/manifest.json", manifest.to_json())
+        return Outcome(step)
+
+    def until_asked(self) -> None:
+        """Trains on until it is asked to end."""
+        deadline = time.monotonic() + 60
+        while not self.job.storage.exists(self.job.run.stop):
+            assert time.monotonic() < deadline, "nobody asked the attempt to end"
+            time.sleep(0.01)
+
+    def train(self) -> bool:
+        return Attempts(self.job, self.journal, self.interrupt, self.lease).run()
+
+    def events(self, *kinds: str) -> list[dict]:
+        return [event for event in self.ledger.events() if event["event"] in kinds]
+
+
+@pytest.fixture
+def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
+    """`stage(plays, *overrides)`: the first attempt is played by `plays[0](stage)`, and so on."""
+    for module in (watch, workforce):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
+
+    def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
+        made = Stage(prepare(digits_spec(digits, tmp_path, *JOB, *more)))
+
+        def run_attempt(task: TrainTask, cluster: object, world_size: int) -> Outcome:
+            made.played.append((task.attempt, world_size, task.resume_from and task.resume_from[-8:]))
+            made.tasks.append(task)
+            made.held = world_size
+            try:
+                return plays[len(made.played) - 1](made)
+            finally:
+                made.held = 0
+
+        monkeypatch.setattr("orchestrator.attempt.run_attempt", run_attempt)
+        monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
+        monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held)
+        monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
+        return made
+
+    return make
+
+
+Make = Callable[..., Stage]
+
+
+def fails(kind: Kind, committed: int = 0) -> Callable[[Stage], Outcome]:
+    """An attempt that commits a step, or none, and then fails."""
+
+    def play(stage: Stage) -> Outcome:
+        if committed:
+            stage.commit(committed)
+        raise AttemptFailedError(Failure(kind, f"rank 1: {kind} it is", "the story", 1, str(kind)))
+
+    return play
+
+
+def ends(step: int) -> Callable[[Stage], Outcome]:
+    """An attempt that trains to `step`."""
+    return lambda stage: stage.commit(step)
+
+
+def ends_when_asked(step: int, commits: int = 0) -> Callable[[Stage], Outcome]:
+    """An attempt that is asked to end when it has done `step`; it may have committed another one before."""
+
+    def play(stage: Stage) -> Outcome:
+        if commits:
+            stage.commit(commits)
+        stage.until_asked()
+        return stage.commit(step)
+
+    return play
+
+
+def test_a_failure_is_told_and_followed_by_an_attempt_from_the_newest_commit(stage: Make) -> None:
+    set_up = stage([fails(Kind.WORKER_LOST, committed=8), ends(40)], "cluster.workers=2")
+    assert set_up.train()
+    assert set_up.played == [(1, 2, None), (2, 2, "00000008")]
+    (failed,) = set_up.events("attempt_failed")
+    assert (failed["kind"], failed["rank"], failed["details"]) == ("worker_lost", 1, "the story")
+    assert failed["message"] == "attempt 1 failed (worker_lost): rank 1: worker_lost it is"
+    (retry,) = set_up.events("retry")
+    assert (retry["kind"], retry["delay_seconds"]) == ("worker_lost", 0.0)
+
+
+def test_what_ends_the_job_is_named_with_its_remedy_and_what_is_kept(stage: Make) -> None:
+    set_up = stage([fails(Kind.DIVERGED, committed=8)])
+    with pytest.raises(JobFailedError) as failed:
+        set_up.train()
+    cause, remedy, kept = str(failed.value).splitlines()
+    assert cause == "digits-clip: rank 1: diverged it is"
+    assert "same batches" in remedy
+    assert kept == "Step 8 is committed; mend the cause, and the same command goes on from there."
+
+
+def test_a_checkpoint_that_a_rank_finds_damaged_is_withdrawn_at_no_cost(stage: Make) -> None:
+    plays = [fails(Kind.CHECKPOINT), fails(Kind.CHECKPOINT), ends(40)]
+    set_up = stage(plays, "retry.max_failures_without_commit=1", "retry.max_attempts=1")
+    for step in (4, 8, 12):
+        set_up.commit(step)
+    assert set_up.train()
+    assert [resumed for _, _, resumed in set_up.played] == ["00000012", "00000008", "00000004"]
+    assert [event["checkpoint"][-8:] for event in set_up.events("checkpoint_rejected")] == ["00000012", "00000008"]
+    assert committed_steps(set_up.job.storage, set_up.job.run)[:1] == [4]
+
+
+def test_a_commit_that_can_not_be_read_back_is_a_failure_of_the_storage(stage: Make) -> None:
+    set_up = stage([lambda stage: Outcome(9), ends(40)], "cluster.workers=1")
+    assert set_up.train()
+    (failed,) = set_up.events("attempt_failed")
+    assert failed["kind"] == "storage"
+    assert "CommitLostError: step 9 was committed and can't be read back, 0 can." in failed["cause"]
+    assert "set storage.root to storage that they share" in failed["cause"]
+
+
+def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make) -> None:
+    def asked(stage: Stage) -> Outcome:
+        stage.job.storage.write(stage.job.run.stop, b"please")
+        return stage.commit(9)
+
+    set_up = stage([asked])
+    assert not set_up.train()
+    assert len(set_up.played) == 1
+
+
+def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
+    """A global batch of 32: 16 rows on each of two ranks, then 8, then 4."""
+    set_up = stage([fails(Kind.OUT_OF_MEMORY), fails(Kind.OUT_OF_MEMORY), ends(40)], "cluster.workers=2")
+    assert set_up.train()
+    assert [task.spec.training.micro_batch for task in set_up.tasks] == [None, 8, 4]
+    assert [event["micro_batch"] for event in set_up.events("retry")] == [8, 4]
+
+
+def test_an_attempt_that_another_driver_has_replaced_ends_this_one(stage: Make) -> None:
+    set_up = stage([fails(Kind.FENCED)])
+    with pytest.raises(TakenOverError, match="another process has taken over this run"):
+        set_up.train()
+    assert not set_up.events("attempt_failed", "retry")
+
+
+def test_numbers_go_on_behind_those_that_a_dead_driver_claimed(stage: Make) -> None:
+    set_up = stage([ends(40)])
+    claim_attempt(set_up.job.storage, set_up.job.run, 6, "another driver")
+    assert set_up.train()
+    assert [number for number, _, _ in set_up.played] == [7]
+
+
+def test_a_number_that_another_driver_claims_meanwhile(stage: Make) -> None:
+    def play(stage: Stage) -> Outcome:
+        claim_attempt(stage.job.storage, stage.job.run, 2, "another driver")
+        return fails(Kind.WORKER_LOST)(stage)
+
+    set_up = stage([play])
+    with pytest.raises(TakenOverError):
+        set_up.train()
+    assert len(set_up.played) == 1
+
+
+# --- elastic clusters ---------------------------------------------------------------------------------
+
+RANGE = ("cluster.workers={min: 2, max: 8}", "data.lanes=8", "cluster.grow_every_seconds=0.01")
+"""Of 8 lanes, 1, 2, 3, 4 and 8 workers are of use."""
+
+
+def changes_room(room: int, then: Callable[[Stage], Outcome]) -> Callable[[Stage], Outcome]:
+    """An attempt during which the cluster becomes one with so much room."""
+
+    def play(stage: Stage) -> Outcome:
+        stage.room = room
+        return then(stage)
+
+    return play
+
+
+def test_a_lost_node_makes_the_job_smaller_and_a_new_one_makes_it_grow_behind_a_commit(stage: Make) -> None:
+    plays = [changes_room(3, fails(Kind.NODE_LOST)), changes_room(7, ends_when_asked(16, commits=12)), ends(40)]
+    set_up = stage(plays, *RANGE)
+    assert set_up.train()
+    assert set_up.played == [(1, 8, None), (2, 3, None), (3, 4, "00000016")]
+    (asked,) = set_up.events("stop_requested")
+    assert (asked["reason"], asked["world_size"]) == ("grow", 4)
+    (ended,) = set_up.events("attempt_ended")
+    assert (ended["reason"], ended["step"]) == ("grow", 16)
+    assert not set_up.job.storage.exists(set_up.job.run.stop)
+
+
+def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:
+    set_up = stage([ends_when_asked(16, commits=12)], "cluster.workers=2")
+    threading.Timer(0.5, set_up.interrupt.request).start()
+    assert not set_up.train()
+    assert [event["reason"] for event in set_up.events("stop_requested")] == ["interrupted"]
+
+
+def test_the_job_waits_for_the_fewest_workers_and_tells(stage: Make) -> None:
+    set_up = stage([ends(40)], *RANGE)
+    set_up.room = 1
+    threading.Timer(0.5, lambda: setattr(set_up, "room", 2)).start()
+    assert set_up.train()
+    assert set_up.played == [(1, 2, None)]
+    (waiting,) = set_up.events("waiting_for_workers")
+    assert waiting["message"] == "waiting up to 600 s for 2 workers of 1 CPU: there is room for 1"
+
+
+def test_a_wait_that_is_too_long(stage: Make) -> None:
+    set_up = stage([], *RANGE, "cluster.wait_seconds=0")
+    set_up.room = 1
+    with pytest.raises(
+        JobFailedError, match=r"waited 0 s for 2 workers of 1 CPU \(cluster.wait_seconds\), and there is"
+    ):
+        set_up.train()
+
+
+@pytest.mark.parametrize("where", ["for workers", "between attempts"])
+def test_an_interrupt_ends_a_wait(stage: Make, where: str) -> None:
+    set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
+    set_up.room = 1 if where == "for workers" else 8
+    threading.Timer(0.5, set_up.interrupt.request).start()
+    assert not set_up.train()
+    assert len(set_up.events("retry")) == (where == "between attempts")
+
+
+# --- nodes that are taken away, and ranks that hang ---------------------------------------------------
+
+
+@dataclass
+class Standstill:
+    """What a monitor says of a rank that hangs."""
+
+    cause: str = "rank 1 stood still for 300 s in data of step 9 (a.tar)"
+    details: str = "a line for each rank"
+    rank: int | None = 1
+
+
+@dataclass
+class Ranks:
+    """A monitor of an attempt on the node `n`."""
+
+    hang: Standstill | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> Standstill | None:
+        return self.hang
+
+    def nodes(self) -> Collection[str]:
+        return {"n"}
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+def watched(stage: Stage, monitor: Ranks, work: Callable[[], Outcome]) -> watch.Ended:
+    force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal)
+    return watch.Watch(
+        stage.job, stage.journal, stage.interrupt, stage.lease, force, attempt=1, world_size=1, monitor=monitor
+    ).run(work)
+
+
+def test_an_attempt_on_a_node_that_drains_is_asked_to_save_and_end(stage: Make) -> None:
+    set_up = stage([])
+    set_up.draining = {"n", "another"}
+    ended = watched(set_up, Ranks(), lambda: ends_when_asked(7)(set_up))
+    assert (ended.step, ended.failure, ended.asked) == (7, None, watch.Why.PREEMPTED)
+    (asked,) = set_up.events("stop_requested")
+    assert asked["message"] == "node n is about to be taken away: saving, and going on without it"
+
+
+def test_a_rank_that_hangs_is_what_the_attempt_failed_of(stage: Make) -> None:
+    """Not that the ranks were ended for it."""
+    set_up = stage([])
+    monitor = Ranks(hang=Standstill())
+
+    def work() -> Outcome:
+        assert monitor.ended.wait(60)
+        return fails(Kind.WORKER_LOST)(set_up)
+
+    failure = watched(set_up, monitor, work).failure
+    assert failure is not None
+    assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, Standstill.cause, 1)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_preemption_is_no_failure(stage: Make, monkeypatch: pytest.MonkeyPatch, saved: bool) -> None:
+    """Whether or not there was time to save: it costs nothing of the other budgets."""
+    lost = fails(Kind.WORKER_LOST)
+
+    def preempted(stage: Stage) -> Outcome:
+        stage.until_asked()
+        stage.draining = set()
+        return stage.commit(9) if saved else lost(stage)
+
+    set_up = stage([preempted, ends(40)], "retry.max_attempts=1", "cluster.workers=1")
+    made = watch.Watch
+
+    def monitored(*arguments: object, **named: object) -> watch.Watch:
+        return made(*arguments, **named, monitor=Ranks())  # type: ignore[arg-type]
+
+    monkeypatch.setattr("orchestrator.attempts.Watch", monitored)
+    set_up.draining = {"n"}
+    set_up.job.storage.write(set_up.job.run.plan, set_up.job.fixed.to_json())
+    assert set_up.train()
+    (ended,) = set_up.events("attempt_ended")
+    assert ended["reason"] == "preempted"
+    assert not set_up.ledger.status().failures
