@@ -7,6 +7,7 @@ from typing import Any
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
+from orchestrator.monitor import Beating
 from workers.train.loop import Outcome, TrainTask, train
 
 _COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
@@ -24,20 +25,21 @@ class AttemptFailedError(Exception):
         self.final = final
 
 
-def run_attempt(task: TrainTask, cluster: Cluster) -> Outcome:
-    """Runs `task` on a new worker group and waits for its end. Raises AttemptFailedError."""
+def run_attempt(task: TrainTask, cluster: Cluster, beats: Any) -> Outcome:
+    """Runs `task` on a new worker group and waits for its end; its ranks beat for `Monitor.beats`. Raises
+    AttemptFailedError."""
     # Ray's own bookkeeping. Ours, checkpoints included, goes to the run directory.
     with tempfile.TemporaryDirectory(prefix="tandem-ray-train-") as bookkeeping:
-        return _fit(task, cluster, bookkeeping)
+        return _fit(task, cluster, beats, bookkeeping)
 
 
-def _fit(task: TrainTask, cluster: Cluster, bookkeeping: str) -> Outcome:
+def _fit(task: TrainTask, cluster: Cluster, beats: Any, bookkeeping: str) -> Outcome:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": task, "beats": beats},
         torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers,
@@ -62,7 +64,10 @@ def _fit(task: TrainTask, cluster: Cluster, bookkeeping: str) -> Outcome:
 
 
 def _worker(config: dict[str, Any]) -> Outcome:
-    return train(config["task"])
+    import ray.train
+
+    with Beating(config["beats"], ray.train.get_context().get_world_rank()):
+        return train(config["task"])
 
 
 def _resources(cluster: Cluster) -> dict[str, float]:

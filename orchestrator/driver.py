@@ -11,19 +11,26 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jobspecs.errors import JobFailedError, StorageError, TandemError, UsageError
 from jobspecs.load import dumps
 from orchestrator import evaluations, retry, tokenizers
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger, State, Status
+from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_resources, start_ray
 from orchestrator.view import View
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
 
+if TYPE_CHECKING:
+    from workers.train.loop import TrainTask
+
 POLL_SECONDS = 1.0
+END_SECONDS = 60.0
+"""Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
 
 
 class CommitLostError(TandemError):
@@ -213,7 +220,6 @@ class Driver:
 
     def _attempt(self, attempt: int, resume_from: str | None, step: int) -> _Ended:
         """Runs one attempt to its end. Raises StorageError, JobFailedError."""
-        from orchestrator.attempt import AttemptFailedError, run_attempt
         from workers.train.loop import TrainTask
 
         job, world_size = self._job, self._job.spec.cluster.workers
@@ -225,11 +231,26 @@ class Driver:
             world_size=world_size,
         )
         task = TrainTask(job.spec, job.fixed, job.run, attempt, resume_from)
+        monitor = Monitor(
+            job.storage,
+            job.run,
+            attempt=attempt,
+            world_size=world_size,
+            hang_after_seconds=job.spec.retry.hang_after_seconds,
+        )
+        with contextlib.closing(monitor):
+            return self._watch(attempt, task, monitor)
+
+    def _watch(self, attempt: int, task: TrainTask, monitor: Monitor) -> _Ended:
+        """Runs the attempt in a thread, and looks at it until it ends. Raises StorageError, JobFailedError."""
+        from orchestrator.attempt import AttemptFailedError, run_attempt
+
+        job = self._job
         ended: list[_Ended] = []
 
         def work() -> None:
             try:
-                ended.append(_Ended(step=run_attempt(task, job.spec.cluster).step))
+                ended.append(_Ended(step=run_attempt(task, job.spec.cluster, monitor.beats).step))
             except AttemptFailedError as error:
                 ended.append(_Ended(cause=error.cause, details=error.details, final=error.final))
             except BaseException as error:
@@ -244,6 +265,11 @@ class Driver:
             thread.join(POLL_SECONDS)
             if self._lease.lost:
                 raise JobFailedError(f"{job.spec.name}: another process has taken over this run.")
+            hang = monitor.look()
+            if hang is not None:
+                monitor.end()
+                thread.join(END_SECONDS)
+                return _Ended(cause=hang.cause, details=hang.details)
             try:
                 if self._interrupt.requested() and not asked:
                     job.storage.write(job.run.stop, b"interrupted")

@@ -72,6 +72,18 @@ def check_resources(cluster: Cluster) -> None:
             )
 
 
+def draining_nodes() -> set[str]:
+    """Ray's ids of the nodes that are going to be taken away: preempted, or no longer needed by the autoscaler.
+
+    Ray has no public call for it. Where a later version has none at all, no node is known to be going, and one that
+    goes is met as a node that was lost.
+    """
+    import ray
+
+    ask = getattr(ray._private.state.state, "get_draining_nodes", dict)
+    return set(ask())
+
+
 @contextlib.contextmanager
 def _our_signals() -> Iterator[None]:
     """Ray puts a handler of its own on SIGTERM, which ends the process; ours saves a checkpoint first."""
