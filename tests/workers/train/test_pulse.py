@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from workers.train.pulse import Moment, Pulse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ranks import run_ranks
+from tests.workers.tiny_job import scans, write_run, write_shards
+from workers.train.loop import TrainTask, train
+from workers.train.pulse import Moment, Pulse, pulse
 
 
 def test_a_step_its_phases_and_their_details() -> None:
@@ -19,3 +28,34 @@ def test_a_step_its_phases_and_their_details() -> None:
     pulse.phase("forward")
     pulse.moved()
     assert pulse.read() == Moment(4, "forward", "", 5), "another micro-batch is progress"
+
+
+def phases_of(task: TrainTask) -> list[tuple[int, str, str]]:
+    """Step, phase and detail of all that a rank says while it trains."""
+    said, say = [], pulse.phase
+
+    def listen(*args: Any, **more: Any) -> None:
+        say(*args, **more)
+        said.append(pulse.read()[:3])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pulse, "phase", listen)
+        train(task)
+    return said
+
+
+def test_the_loop_says_what_it_does(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data", list(scans()[:20]), shards=1)
+    shard = f"file://{tmp_path}/data/00000.tar"
+    task = write_run(tmp_path / "run", tmp_path / "data", ("training.steps=2", "training.micro_batch=4"))
+    (said,) = run_ranks(phases_of, 1, task)
+    assert [phase for step, phase, _ in said if step == 0] == ["start", *["load"] * 4]
+    for step in (1, 2):
+        phases = [phase for phase, _ in itertools.groupby(phase for at, phase, _ in said if at == step)]
+        assert phases[:3] == ["data", "gather", "forward"]
+        assert phases[3] == "gather"
+        assert set(phases[4:-2]) == {"forward", "backward", "gather"}, "what kept no graph is encoded again"
+        assert phases[-2:] == ["update", "save"]
+    first, second = [detail for _, phase, detail in said if phase == "data"]
+    assert first == "", "nothing is waited for yet"
+    assert second.endswith(f", {shard}")
