@@ -269,7 +269,7 @@ class Driver:
             if hang is not None:
                 monitor.end()
                 thread.join(END_SECONDS)
-                return _Ended(cause=hang.cause, details=hang.details)
+                return _Ended(cause=hang.message, details=hang.details)
             try:
                 if self._interrupt.requested() and not asked:
                     job.storage.write(job.run.stop, b"interrupted")

@@ -39,9 +39,9 @@ class Hang:
     ranks: tuple[int, ...]
     """Those to blame: of the others it is known why they wait."""
     step: int
-    """The step that they are at, from 1; 0 before the first."""
-    cause: str
-    """A line for people."""
+    """The step that all are at, from 1; 0 before the first."""
+    message: str
+    """A line for people: rank, phase, step, shard."""
     details: str
     """A line for each rank."""
 
@@ -64,11 +64,16 @@ def find_hang(heard: Sequence[Heard], now: float, hang_after_seconds: float) -> 
     alone = [one for one in still if one.moment is not None and one.moment.phase not in COLLECTIVE]
     guilty = silent or alone or still
     named = "; ".join(_line(one, now, silent=bool(silent)) for one in guilty[:_NAMED])
-    more = f"; and {len(guilty) - _NAMED} other ranks" if len(guilty) > _NAMED else ""
+    if len(guilty) > _NAMED:
+        named += f"; and {len(guilty) - _NAMED} other ranks"
+    waiting = [one for one in still if one not in silent and one not in alone]
+    if silent and waiting:
+        # The last beat of one that was stopped is some seconds and steps old.
+        named += f"; rank {waiting[0].rank} waits in {_place(waiting[0].moment)}"
     return Hang(
         ranks=tuple(one.rank for one in guilty),
-        step=max(one.moment.step if one.moment else 0 for one in guilty),
-        cause=f"{named}{more}. The Python stacks of the ranks that answered are in stacks/ of the run directory. If it "
+        step=max(one.moment.step if one.moment else 0 for one in still),
+        message=f"{named}. The Python stacks of the ranks that answered are in stacks/ of the run directory. If it "
         f"may take so long, raise retry.hang_after_seconds (it allowed {hang_after_seconds:g}).",
         details="\n".join(_line(one, now, silent=one in silent) for one in heard),
     )
@@ -79,9 +84,12 @@ def _line(one: Heard, now: float, *, silent: bool) -> str:
         return (
             f"rank {one.rank} has not begun after {now - one.beat:.0f} s: its process did not come to the training loop"
         )
-    moment = one.moment
-    place = f"{moment.phase} of step {moment.step}" if moment.step else moment.phase
-    place += f" ({moment.detail})" if moment.detail else ""
     if silent:
-        return f"rank {one.rank} gave no sign of life for {now - one.beat:.0f} s; its last was in {place}"
-    return f"rank {one.rank} stood still for {now - one.moved:.0f} s in {place}"
+        return f"rank {one.rank} gave no sign of life for {now - one.beat:.0f} s; its last was in {_place(one.moment)}"
+    return f"rank {one.rank} stood still for {now - one.moved:.0f} s in {_place(one.moment)}"
+
+
+def _place(moment: Moment | None) -> str:
+    assert moment is not None
+    place = f"{moment.phase} of step {moment.step}" if moment.step else moment.phase
+    return f"{place} ({moment.detail})" if moment.detail else place

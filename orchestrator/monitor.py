@@ -70,8 +70,8 @@ class Beats:
         if before is None:  # it has left: this came late
             return False
         now = self._clock()
-        has_moved = before.moment is None or before.moment.moves != beat.moment.moves
-        moved = now if has_moved else before.moved
+        # Another shard of the same batch is headway too.
+        moved = before.moved if before.moment == beat.moment else now
         self._heard[beat.rank] = Heard(beat.rank, beat.node, beat.moment, now, moved)
         return self._wants_stacks and beat.rank not in self._stacks
 

@@ -30,7 +30,15 @@ def test_a_rank_that_beats_and_does_not_move_hangs() -> None:
         assert nodes == {"node-0", "node-1"}
         assert (hang is not None) == (clock.now - 6 > 10)
     assert hang is not None
-    assert hang.cause.startswith("rank 1 stood still for 12 s in forward of step 5. ")
+    assert hang.message.startswith("rank 1 stood still for 12 s in forward of step 5. ")
+
+
+def test_another_shard_is_headway() -> None:
+    clock = Clock()
+    beats = Beats(1, 10, clock)
+    for clock.now in range(0, 40, 5):
+        beats.beat(Beat(0, "node", Moment(5, "data", f"lane 3, s3://b/{min(clock.now, 20)}.tar", 7)))
+        assert (beats.look()[0] is not None) == (clock.now > 30)
 
 
 def test_a_rank_that_left_is_not_missed_and_not_heard_again() -> None:
