@@ -66,8 +66,7 @@ def find_hang(heard: Sequence[Heard], now: float, hang_after_seconds: float) -> 
     named = "; ".join(_line(one, now, silent=bool(silent)) for one in guilty[:_NAMED])
     if len(guilty) > _NAMED:
         named += f"; and {len(guilty) - _NAMED} other ranks"
-    waiting = [one for one in still if one not in silent and one not in alone]
-    if silent and waiting:
+    if silent and (waiting := [one for one in still if one not in silent + alone]):
         # The last beat of one that was stopped is some seconds and steps old.
         named += f"; rank {waiting[0].rank} waits in {_place(waiting[0].moment)}"
     return Hang(

@@ -88,8 +88,9 @@ def groups(draw: st.DrawFn) -> list[Heard]:
     seconds = st.floats(0, 900)
     group = []
     for number in range(draw(st.integers(1, 6))):
-        silent = draw(seconds)
-        group.append(rank(number, draw(PHASES), still=max(silent, draw(seconds)), silent=silent))
+        phase, silent = draw(PHASES), draw(seconds)
+        still = silent if phase is None else max(silent, draw(seconds))
+        group.append(rank(number, phase, still, silent))
     return group
 
 
