@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 END_SECONDS = 60.0
-"""Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
+"""Ray Train gives up in this time when its workers are killed, mostly at once; the next attempt waits no longer."""
 
 
 class CommitLostError(TandemError):
@@ -267,8 +267,12 @@ class Driver:
                 raise JobFailedError(f"{job.spec.name}: another process has taken over this run.")
             hang = monitor.look()
             if hang is not None:
-                monitor.end()
-                thread.join(END_SECONDS)
+                deadline = time.monotonic() + END_SECONDS
+                while thread.is_alive() and time.monotonic() < deadline:
+                    monitor.end()
+                    thread.join(POLL_SECONDS)
+                if ended and ended[0].cause is None:  # it was only slow
+                    return ended[0]
                 return _Ended(cause=hang.message, details=hang.details)
             try:
                 if self._interrupt.requested() and not asked:

@@ -3,7 +3,7 @@
     monitor = Monitor(storage, run, attempt=3, world_size=2, hang_after_seconds=300)     in the driver
     with Beating(monitor.beats, rank): train(task)                                       on each rank
     hang = monitor.look()                                                                the driver, once a second
-    if hang: monitor.end()                                                               stacks written, workers killed
+    if hang: monitor.end()                                           until Ray Train has ended: stacks, SIGKILL
     monitor.close()
 
 A rank may stand still in any way: in a system call, in a collective, stopped by a signal. So whoever ends it does not
@@ -163,6 +163,7 @@ class Monitor:
         self._run = run
         self._attempt = attempt
         self._nodes: set[str] = set()
+        self._is_ending = False
         # One that died starts anew, and hears all that beat.
         actor = ray.remote(num_cpus=0, max_restarts=-1)(Beats)
         here = ray.get_runtime_context().get_node_id()
@@ -180,8 +181,11 @@ class Monitor:
         return self._nodes
 
     def end(self) -> None:
-        """Ends the attempt: writes down where its ranks are, and kills them. Ray Train then gives up by itself."""
-        self._write_stacks()
+        """Ends the attempt: writes down where its ranks are, the first time, and kills them. Ray Train then gives up by
+        itself. To be called until it has: workers that are still to come can't be killed yet."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._write_stacks()
         kill_workers()
 
     def close(self) -> None:
