@@ -7,29 +7,33 @@ from typing import Any
 
 from jobspecs.cluster import Cluster
 from orchestrator.failure import AttemptFailedError
+from orchestrator.monitor import Beating
 from orchestrator.ray_cluster import nodes, resources
 from orchestrator.root_cause import classify
 from workers.train.loop import Outcome, TrainTask, train
 
 
-def run_attempt(task: TrainTask, cluster: Cluster, world_size: int) -> Outcome:
-    """Runs `task` on a new worker group of `world_size` ranks and waits for its end. Raises AttemptFailedError."""
+def run_attempt(task: TrainTask, cluster: Cluster, world_size: int, beats: Any) -> Outcome:
+    """Runs `task` on a new worker group of `world_size` ranks, which beat for `Monitor.beats`, and waits for its end.
+
+    Raises AttemptFailedError.
+    """
     before = {node.id for node in nodes()}
     try:
         # Ray's own bookkeeping. Ours, checkpoints included, goes to the run directory.
         with tempfile.TemporaryDirectory(prefix="tandem-ray-train-") as bookkeeping:
-            return _fit(task, cluster, world_size, bookkeeping)
+            return _fit(task, cluster, world_size, beats, bookkeeping)
     except Exception as error:
         raise AttemptFailedError(classify(error, before - {node.id for node in nodes()})) from error
 
 
-def _fit(task: TrainTask, cluster: Cluster, world_size: int, bookkeeping: str) -> Outcome:
+def _fit(task: TrainTask, cluster: Cluster, world_size: int, beats: Any, bookkeeping: str) -> Outcome:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": task, "beats": beats},
         torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=world_size,
@@ -50,4 +54,7 @@ def _fit(task: TrainTask, cluster: Cluster, world_size: int, bookkeeping: str) -
 
 
 def _worker(config: dict[str, Any]) -> Outcome:
-    return train(config["task"])
+    import ray.train
+
+    with Beating(config["beats"], ray.train.get_context().get_world_rank()):
+        return train(config["task"])

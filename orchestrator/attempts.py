@@ -18,6 +18,7 @@ from orchestrator.failure import Failure, Kind
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
+from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
 from orchestrator.watch import Ended, Watch, Why
 from orchestrator.workforce import Workforce

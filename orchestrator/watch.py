@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from jobspecs.errors import StorageError
 from orchestrator import ray_cluster
 from orchestrator.elastic import grown_size
 from orchestrator.failure import AttemptFailedError, Failure, Kind
+from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
+from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
 from orchestrator.workforce import Workforce
 from workers.run import committed_steps
@@ -53,35 +55,6 @@ class Ended:
     """Why it was asked to end, if it was."""
 
 
-class Hang(Protocol):
-    """A rank that stands still."""
-
-    @property
-    def cause(self) -> str:
-        """Rank, phase, step and shard, in a line."""
-
-    @property
-    def details(self) -> str:
-        """What each rank does, a line for each."""
-
-    @property
-    def rank(self) -> int | None:
-        """None where no single rank is to blame."""
-
-
-class Monitor(Protocol):
-    """What is known of the ranks of a running attempt."""
-
-    def look(self) -> Hang | None:
-        """The rank that hangs, if one does."""
-
-    def nodes(self) -> Collection[str]:
-        """IDs of the nodes that the ranks run on."""
-
-    def end(self) -> None:
-        """Ends all ranks, whatever they are doing."""
-
-
 class Watch:
     """Runs an attempt in a thread and watches it to its end."""
 
@@ -92,11 +65,11 @@ class Watch:
         interrupt: Interrupt,
         lease: Lease,
         workforce: Workforce,
+        monitor: Monitor,
         *,
         attempt: int,
         start: int,
         world_size: int,
-        monitor: Monitor | None = None,
     ) -> None:
         """start: the step that the attempt goes on from."""
         self._job = job
@@ -131,8 +104,7 @@ class Watch:
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             if self._lease.lost:
-                if self._monitor is not None:
-                    self._monitor.end()
+                self._monitor.end()
                 raise TakenOverError(self._job.spec.name)
             try:
                 self._look()
@@ -140,19 +112,29 @@ class Watch:
                 # Looking on is not worth a job; the next look tries again.
                 self._journal.line(f"the run directory did not answer: {error}")
             if self._hang is not None:
-                thread.join(END_SECONDS)
-                return Ended(failure=Failure(Kind.HANG, self._hang.cause, self._hang.details, self._hang.rank))
-        (end,) = ended
+                self._end(thread)
+                break
+        end = ended[0] if ended else None
+        if self._hang is not None and not isinstance(end, int):  # else it was only slow
+            hang = self._hang
+            return Ended(failure=Failure(Kind.HANG, hang.message, hang.details, hang.rank), asked=self._asked)
+        assert end is not None
         if isinstance(end, int):
             return Ended(step=end, asked=self._asked or self._asked_by_others())
         return Ended(failure=end, asked=self._asked)
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Ends an attempt that hangs. What Ray starts meanwhile is ended too."""
+        deadline = time.monotonic() + END_SECONDS
+        while thread.is_alive() and time.monotonic() < deadline:
+            self._monitor.end()
+            thread.join(POLL_SECONDS)
 
     def _look(self) -> None:
         from orchestrator.checkpoints import retain  # torch, which the driver starts without
 
         job = self._job
-        if self._monitor is not None:
-            self._look_at_ranks(self._monitor)
+        self._look_at_ranks()
         if self._interrupt.requested() and self._asked is not Why.INTERRUPTED:
             self._ask(Why.INTERRUPTED, "stopping after the next step, with a checkpoint; again to stop at once")
         metrics = self._journal.ledger.last_metrics()
@@ -168,12 +150,10 @@ class Watch:
                 if step < job.fixed.total_steps:
                     self._grow()
 
-    def _look_at_ranks(self, monitor: Monitor) -> None:
-        self._hang = monitor.look()
-        if self._hang is not None:
-            monitor.end()
-        elif self._asked is None:
-            going = ray_cluster.draining_nodes().intersection(monitor.nodes())
+    def _look_at_ranks(self) -> None:
+        self._hang = self._monitor.look()
+        if self._hang is None and self._asked is None:
+            going = ray_cluster.draining_nodes().intersection(self._monitor.nodes())
             if going:
                 nodes = ", ".join(sorted(node[:8] for node in going))
                 self._ask(Why.PREEMPTED, f"node {nodes} is about to be taken away: saving, and going on without it")

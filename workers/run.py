@@ -11,6 +11,7 @@
         metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
         bad_samples/a00001-r00000-000000.jsonl …
                                              what became masked rows, written by each rank
+        stacks/a00001-r00000.txt              where the threads of a rank were when its attempt hung
         checkpoints/step-00000100/            safetensors, and manifest.json, written last
         evaluations/step-00000100/<name>.json
         stop                                  there while somebody asks the job to stop
@@ -119,6 +120,10 @@ class RunDirectory:
     def checkpoints(self) -> str:
         """The folder of the checkpoints."""
         return join(self.uri, "checkpoints")
+
+    def stacks(self, attempt: int, rank: int) -> str:
+        """Where the threads of a rank were when its attempt hung."""
+        return join(self.uri, "stacks", f"a{attempt:05d}-r{rank:05d}.txt")
 
     def index(self, source: str) -> str:
         """The index of a source."""

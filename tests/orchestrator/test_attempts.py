@@ -84,7 +84,7 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
         made = Stage(prepare(digits_spec(digits, tmp_path, *JOB, *more)))
 
-        def run_attempt(task: TrainTask, cluster: object, world_size: int) -> Outcome:
+        def run_attempt(task: TrainTask, cluster: object, world_size: int, beats: object) -> Outcome:
             made.played.append((task.attempt, world_size, task.resume_from and task.resume_from[-8:]))
             made.tasks.append(task)
             made.held = world_size
@@ -94,6 +94,7 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
                 made.held = 0
 
         monkeypatch.setattr("orchestrator.attempt.run_attempt", run_attempt)
+        monkeypatch.setattr("orchestrator.attempts.Monitor", lambda *_, **__: Ranks())
         monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
         monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held)
         monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
@@ -284,35 +285,33 @@ def test_an_interrupt_ends_a_wait(stage: Make, where: str) -> None:
 
 
 @dataclass
-class Standstill:
-    """What a monitor says of a rank that hangs."""
-
-    cause: str = "rank 1 stood still for 300 s in data of step 9 (a.tar)"
-    details: str = "a line for each rank"
-    rank: int | None = 1
-
-
-@dataclass
 class Ranks:
     """A monitor of an attempt on the node `n`."""
 
-    hang: Standstill | None = None
+    hang: Hang | None = None
     ended: threading.Event = field(default_factory=threading.Event)
+    beats: None = None
 
-    def look(self) -> Standstill | None:
+    def look(self) -> Hang | None:
         return self.hang
 
-    def nodes(self) -> Collection[str]:
+    def nodes(self) -> set[str]:
         return {"n"}
 
     def end(self) -> None:
         self.ended.set()
 
+    def close(self) -> None:
+        pass
+
+
+HANG = Hang((1,), 9, "rank 1 stood still for 300 s in data of step 9 (a.tar)", "a line for each rank")
+
 
 def watched(stage: Stage, monitor: Ranks, work: Callable[[], Outcome]) -> watch.Ended:
     force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal)
     return watch.Watch(
-        stage.job, stage.journal, stage.interrupt, stage.lease, force, attempt=1, world_size=1, monitor=monitor
+        stage.job, stage.journal, stage.interrupt, stage.lease, force, monitor, attempt=1, start=0, world_size=1
     ).run(work)
 
 
@@ -328,7 +327,7 @@ def test_an_attempt_on_a_node_that_drains_is_asked_to_save_and_end(stage: Make) 
 def test_a_rank_that_hangs_is_what_the_attempt_failed_of(stage: Make) -> None:
     """Not that the ranks were ended for it."""
     set_up = stage([])
-    monitor = Ranks(hang=Standstill())
+    monitor = Ranks(hang=HANG)
 
     def work() -> Outcome:
         assert monitor.ended.wait(60)
@@ -336,11 +335,11 @@ def test_a_rank_that_hangs_is_what_the_attempt_failed_of(stage: Make) -> None:
 
     failure = watched(set_up, monitor, work).failure
     assert failure is not None
-    assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, Standstill.cause, 1)
+    assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, HANG.message, 1)
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_preemption_is_no_failure(stage: Make, monkeypatch: pytest.MonkeyPatch, saved: bool) -> None:
+def test_a_preemption_is_no_failure(stage: Make, saved: bool) -> None:
     """Whether or not there was time to save: it costs nothing of the other budgets."""
     lost = fails(Kind.WORKER_LOST)
 
@@ -350,12 +349,6 @@ def test_a_preemption_is_no_failure(stage: Make, monkeypatch: pytest.MonkeyPatch
         return stage.commit(9) if saved else lost(stage)
 
     set_up = stage([preempted, ends(40)], "retry.max_attempts=1", "cluster.workers=1")
-    made = watch.Watch
-
-    def monitored(*arguments: object, **named: object) -> watch.Watch:
-        return made(*arguments, **named, monitor=Ranks())  # type: ignore[arg-type]
-
-    monkeypatch.setattr("orchestrator.attempts.Watch", monitored)
     set_up.draining = {"n"}
     set_up.job.storage.write(set_up.job.run.plan, set_up.job.fixed.to_json())
     assert set_up.train()

@@ -3,6 +3,7 @@ whatever fails on the way."""
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
@@ -28,6 +30,7 @@ from tests.orchestrator.command import (
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
 from workers.run import committed_steps, read_parts
 from workers.storage import Storage
+from workers.train.pulse import Phase
 
 pytestmark = pytest.mark.ray
 
@@ -40,6 +43,12 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.05)
+
+
+def train_workers() -> list[psutil.Process]:
+    """The processes that train on the session's Ray; the machine may have others."""
+    descendants = psutil.Process().children(recursive=True)
+    return [process for process in descendants if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +106,7 @@ def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digi
 
     def kill_one() -> None:
         wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-        workers = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
-        ]
-        max(workers, key=lambda process: process.pid).kill()
+        max(train_workers(), key=lambda process: process.pid).kill()
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -115,6 +119,46 @@ def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digi
     assert status.attempt == 2
     told = [event["event"] for event in ledger.events()]
     assert [told.count(event) for event in ("attempt_started", "attempt_failed", "retry")] == [2, 1, 1]
+    assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
+
+
+def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
+    undisturbed: list[dict], digits: Path, tmp_path: Path
+) -> None:
+    spec = digits_spec(
+        digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0", "retry.hang_after_seconds=20"
+    )
+    ledger = ledger_of(tmp_path, "digits-clip")
+    stopped: list[psutil.Process] = []
+
+    def stop_one() -> None:
+        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+        stopped.append(max(train_workers(), key=lambda process: process.pid))
+        stopped[0].suspend()
+
+    stopper = threading.Thread(target=stop_one)
+    stopper.start()
+    status = drive(spec)
+    stopper.join()
+
+    assert status.state == "succeeded"
+    assert status.attempt == 2
+    (failed,) = [event for event in ledger.events() if event["event"] == "attempt_failed"]
+    said = re.match(
+        r"rank (\d) gave no sign of life for \d+ s; its last was in (\w+) of step \d+.*; "
+        r"rank (\d) waits in (gather|update) of step (\d+)\. ",
+        failed["cause"],
+    )
+    assert said, failed["cause"]
+    rank = int(said[1])
+    assert said[2] in get_args(Phase)
+    assert int(said[3]) == 1 - rank
+    assert failed["step"] <= int(said[5]) <= 240
+    assert not stopped[0].is_running()
+    # The other one waits for it in a collective.
+    (stacks,) = ledger.storage.list(f"{ledger.run.uri}/stacks")
+    assert stacks.uri == ledger.run.stacks(1, 1 - rank)
+    assert "workers/train/loop.py" in ledger.storage.read(stacks.uri).decode()
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 

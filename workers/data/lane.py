@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from workers.data.index import Index
 from workers.data.order import SourceOrder
 from workers.data.row_maker import RowMaker
@@ -12,7 +15,7 @@ from workers.storage import Storage
 
 class Lane:
     """The rows of lane number `lane`, from `first_step` to before `last_step`. `orders` are of the sources that
-    `indexes` are of; the lanes of a process share them."""
+    `indexes` are of; the lanes of a process share them. `opening` is told which shard of which source it reads."""
 
     def __init__(
         self,
@@ -24,10 +27,20 @@ class Lane:
         *,
         first_step: int,
         last_step: int,
+        opening: Callable[[int, int], None] = lambda source, shard: None,
     ) -> None:
         self._maker = maker
         self._streams = [
-            Stream(index, order, lane, maker.columns, storage, first_step=first_step, last_step=last_step)
+            Stream(
+                index,
+                order,
+                lane,
+                maker.columns,
+                storage,
+                first_step=first_step,
+                last_step=last_step,
+                opening=partial(opening, order.number),
+            )
             for index, order in zip(indexes, orders, strict=True)
             if order.layout.slots_of(order.number, lane)
         ]

@@ -82,6 +82,7 @@ class Loader:
         shares = [self._lanes[i :: data.loader.processes] for i in range(data.loader.processes)]
         self._shares = [share for share in shares if share]
         self._processes: list[_Process] = []
+        self._awaited: _Process | None = None
         try:
             for share in self._shares:
                 task = Task(indexes, layout, data, tokenizers, s3, tuple(share), first_step, last_step)
@@ -103,12 +104,17 @@ class Loader:
         for process in self._processes:
             process.close()
 
+    def reading(self) -> str:
+        """Lane and shard that the next batch waits for. Any thread may ask."""
+        return "" if self._awaited is None else str(self._awaited.reading)
+
     def __iter__(self) -> Iterator[RankBatch]:
         """Raises the TandemError that a loader process met, or LoaderDiedError."""
         for step in self._steps:
             rows = Rows.empty(self._rows, self._data)
             bad: list[BadSample] = []
             for share, process in zip(self._shares, self._processes, strict=True):
+                self._awaited = process
                 filled = process.next()
                 assert filled.step == step, f"loader sent step {filled.step} for step {step}"
                 rows.place(process.slots[filled.slot], self._places(share))
@@ -128,8 +134,8 @@ class _Process:
     def __init__(self, task: Task) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs, os.fdopen(os.memfd_create("tandem-loader"), "wb") as memory:
-            memory.truncate(task.memory_bytes)
-            self.slots = task.map_slots(memory.fileno())
+            memory.truncate(task.shared_bytes)
+            self.slots, self.reading = task.map_memory(memory.fileno())
             inherited = theirs.fileno(), memory.fileno()
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM.format(*inherited)],
@@ -159,6 +165,7 @@ class _Process:
         self._thread.join()
         self._connection.close()
         self.slots.clear()  # the memory goes with them
+        self.reading.clear()
 
     def _receive(self, task: Task) -> None:
         try:

@@ -14,6 +14,7 @@ import contextlib
 import mmap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 from jobspecs.data import Data
@@ -22,6 +23,7 @@ from jobspecs.storage import S3
 from workers.data.index import Index
 from workers.data.lane import Lane
 from workers.data.order import Layout, SourceOrder
+from workers.data.reading import Reading, reading_bytes
 from workers.data.row_maker import RowMaker
 from workers.data.rows import BadSample, Rows, rows_bytes
 from workers.data.tokenize import Tokenizer
@@ -60,11 +62,17 @@ class Task:
         """Shared memory of all slots."""
         return self.slots * rows_bytes(self.rows, self.data)
 
-    def map_slots(self, file_descriptor: int) -> list[Rows]:
-        """The slots, as rows in the shared memory behind a file descriptor."""
-        memory = memoryview(mmap.mmap(file_descriptor, self.memory_bytes))
+    @property
+    def shared_bytes(self) -> int:
+        """The slots' memory, and behind it what is being read."""
+        return self.memory_bytes + reading_bytes(len(self.lanes))
+
+    def map_memory(self, file_descriptor: int) -> tuple[list[Rows], Reading]:
+        """The slots as rows, and what is being read, in the shared memory behind a file descriptor."""
+        memory = memoryview(mmap.mmap(file_descriptor, self.shared_bytes))
         size = rows_bytes(self.rows, self.data)
-        return [Rows.within(memory[i * size : (i + 1) * size], self.rows, self.data) for i in range(self.slots)]
+        slots = [Rows.within(memory[i * size : (i + 1) * size], self.rows, self.data) for i in range(self.slots)]
+        return slots, Reading(memory[self.memory_bytes :], self.lanes, self.indexes)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def serve(connection: Connection, memory: int) -> None:
     The rank sends the number of a slot when it has copied it.
     """
     task: Task = connection.recv()
-    slots = task.map_slots(memory)
+    slots, reading = task.map_memory(memory)
     storage = Storage(task.s3, task.data.loader.cache, task.data.loader.read_ahead)
     maker = RowMaker(task.data, task.tokenizers, task.layout.seed)
     free = list(range(task.slots))
@@ -91,8 +99,17 @@ def serve(connection: Connection, memory: int) -> None:
     )
     try:
         lanes = [
-            Lane(lane, task.indexes, orders, maker, storage, first_step=task.first_step, last_step=task.last_step)
-            for lane in task.lanes
+            Lane(
+                lane,
+                task.indexes,
+                orders,
+                maker,
+                storage,
+                first_step=task.first_step,
+                last_step=task.last_step,
+                opening=partial(reading.opens, number),
+            )
+            for number, lane in enumerate(task.lanes)
         ]
         with ThreadPoolExecutor(_STARTING) as starting:
             list(starting.map(Lane.start, lanes))
@@ -100,6 +117,7 @@ def serve(connection: Connection, memory: int) -> None:
             slot = free.pop() if free else connection.recv()
             bad: list[BadSample] = []
             for number, lane in enumerate(lanes):
+                reading.fills(number)
                 bad += lane.fill(step, slots[slot], number * task.layout.lane_batch)
             connection.send(Filled(step, slot, bad))
     except TandemError as error:

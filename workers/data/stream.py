@@ -8,7 +8,7 @@ more than the window that it takes from, the first one after a resume included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,8 @@ class _Window:
 
 
 class Stream:
-    """The samples of a source in `lane`, from `first_step` to before `last_step`."""
+    """The samples of a source in `lane`, from `first_step` to before `last_step`. `opening` is told each shard that
+    it begins to read."""
 
     def __init__(
         self,
@@ -89,7 +90,9 @@ class Stream:
         *,
         first_step: int,
         last_step: int,
+        opening: Callable[[int], None] = lambda shard: None,
     ) -> None:
+        self._opening = opening
         self._index = index
         self._order = order
         self._lane = lane
@@ -156,6 +159,7 @@ class Stream:
         """Sample number `number` of a shard: the next one of the shard that is open, or the first of another."""
         if self._open is None or self._open[:2] != (shard, number):
             self._open = None  # lets go of its ranges before the other one fetches its own
+            self._opening(shard)
             samples = read_samples(self._storage, self._index.shard(shard), self._columns, number)
         else:
             samples = self._open[2]

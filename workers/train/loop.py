@@ -7,9 +7,10 @@ Called on every rank of an initialised process group, by Ray Train's workers and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ from workers.train.command import Command, SaveSchedule
 from workers.train.engine import Engine
 from workers.train.health import Watch, measure_health
 from workers.train.micro_batch import MicroBatch
+from workers.train.pulse import pulse
 from workers.train.record import Recorder, StepMetrics
 from workers.train.saver import Saver
 from workers.train.schedule import learning_rate
@@ -69,8 +71,10 @@ def train(task: TrainTask) -> Outcome:
     spec, plan, run = task.spec, task.plan, task.run
     rank, world_size = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
+    pulse.phase("start", step=0)
     storage = Storage(spec.storage.s3)
     start = 0 if task.resume_from is None else checkpoint.read_manifest(storage, task.resume_from).step
+    pulse.phase("load", "indexes and tokenizers")
     tokenizers = load_tokenizers(storage, run, spec.data)
     loader = Loader(
         load_indexes(storage, run, spec.data),
@@ -90,6 +94,7 @@ def train(task: TrainTask) -> Outcome:
         closing.enter_context(loader)
         if rank == 0:  # one rank looks; the others learn of it with the batch
             closing.enter_context(watch)
+        pulse.phase("load", "model")
         model = build(
             spec.model,
             spec.data,
@@ -108,7 +113,9 @@ def train(task: TrainTask) -> Outcome:
             divisible=not model.has_batch_norm,
             alone=spec.training.zero_stage < 3,
         )
+        pulse.phase("load", "engine")
         engine = Engine(model, spec.training, rows, device, spec.deepspeed)
+        pulse.phase("load", "checkpoint")
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         max_age_seconds = 60 * spec.checkpoint.max_age_minutes
         saver = closing.enter_context(Saver(storage, run, task.attempt, engine, recorder, max_age_seconds))
@@ -117,8 +124,9 @@ def train(task: TrainTask) -> Outcome:
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
         health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
         step = start
-        for wait_seconds, batch in _timed(loader):
+        for wait_seconds, batch in _timed(loader, start):
             began = time.monotonic()
+            pulse.phase("gather")
             traffic.take()
             keys = content_keys(batch.rows, contrast.kinds)
             command = Command.GO
@@ -158,6 +166,7 @@ def train(task: TrainTask) -> Outcome:
                 attempt=task.attempt,
                 time=time.time(),
             )
+            pulse.phase("save", "metrics")
             recorder.step(metrics, batch.bad)
             health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
             if health is not None:
@@ -165,6 +174,7 @@ def train(task: TrainTask) -> Outcome:
             _check_data(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
             last = step == plan.total_steps or seen.command is Command.SAVE_AND_END
             if last or seen.command is Command.SAVE:
+                pulse.phase("save", "checkpoint")
                 saver.save(
                     Manifest(
                         step=step,
@@ -184,10 +194,11 @@ def train(task: TrainTask) -> Outcome:
     return Outcome(step)
 
 
-def _timed(batches: Iterable[RankBatch]) -> Iterator[tuple[float, RankBatch]]:
-    """Each batch with the seconds that it was waited for."""
-    iterator = iter(batches)
-    while True:
+def _timed(loader: Loader, start: int) -> Iterator[tuple[float, RankBatch]]:
+    """Each batch from step `start` on, with the seconds that it was waited for."""
+    iterator = iter(loader)
+    for step in itertools.count(start + 1):
+        pulse.phase("data", loader.reading, step=step)
         began = time.monotonic()
         try:
             batch = next(iterator)

@@ -36,6 +36,7 @@ from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine
 from workers.train.micro_batch import MicroBatch
+from workers.train.pulse import pulse
 from workers.train.sides import Inputs, Side, pairs_of, resident_rows, sides_of
 
 WIRE = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -160,6 +161,7 @@ class ContrastiveStep:
         if gathering is None:  # while it is tried, all agree first that none is out of memory
             gathering = start_feature_gather(features[contrast.travelling].flatten(0, 1), WIRE[contrast.wire])
 
+        pulse.phase("gather")
         G = gathering.wait()
         resident = features[contrast.resident]
         if contrast.symmetric:  # as the other ranks see them
@@ -181,8 +183,10 @@ class ContrastiveStep:
             if resident.grad is not None:
                 self._backpropagate(encoded.pop(contrast.resident), resident.grad)
             if scattering is not None:
+                pulse.phase("gather")
                 grad = scattering.wait().view_as(features[contrast.travelling])
                 self._backpropagate(encoded.pop(contrast.travelling), grad)
+            pulse.phase("update")  # from here on the ranks' gradients meet
         return _Accumulated(loss.detach(), hits, scale.detach(), features)
 
     def _reserve(self, sides: dict[str, Side]) -> Tensor:
@@ -195,6 +199,7 @@ class ContrastiveStep:
 
     def _encode(self, inputs: Inputs, *, keep: bool) -> _Encoded:
         """Encodes a micro-batch, the same way each time; `keep`s its graph."""
+        pulse.phase("forward")
         with torch.set_grad_enabled(keep), self._micro_batch.measured() if keep else nullcontext():
             return _Encoded(inputs, self._engine(inputs.side, inputs.tensors, inputs.keys, inputs.valid))
 
@@ -207,6 +212,7 @@ class ContrastiveStep:
                 one = self._encode(one.inputs, keep=True)
             start = one.inputs.start
             own = grad[start : start + self._micro_batch.rows].flatten(0, 1)
+            pulse.phase("backward")
             # The gradient of this with respect to the features is `own`; an engine takes one number.
             self._engine.backward((one.features * own).sum())
 

@@ -167,7 +167,7 @@ def test_no_more_batches_than_asked_for_are_made_ahead(mixture: tuple[Index, ...
     rank = Rank(task)
     memory = os.memfd_create("slots")
     try:
-        os.ftruncate(memory, task.memory_bytes)
+        os.ftruncate(memory, task.shared_bytes)
         serve(cast("Any", rank), memory)
     finally:
         os.close(memory)

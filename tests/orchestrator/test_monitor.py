@@ -1,0 +1,83 @@
+"""What the driver learns of beats, and how a rank that hangs is ended."""
+
+from __future__ import annotations
+
+import threading
+
+from orchestrator.monitor import Beat, Beats, python_stacks
+from workers.train.pulse import Moment
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def beat(rank: int, moves: int) -> Beat:
+    return Beat(rank, f"node-{rank}", Moment(5, "forward", "", moves))
+
+
+def test_a_rank_that_beats_and_does_not_move_hangs() -> None:
+    clock = Clock()
+    beats = Beats(2, 10, clock)
+    assert beats.look() == (None, set())
+    for clock.now in range(0, 20, 2):
+        beats.beat(beat(0, moves=clock.now))
+        beats.beat(beat(1, moves=min(clock.now, 6)))
+        hang, nodes = beats.look()
+        assert nodes == {"node-0", "node-1"}
+        assert (hang is not None) == (clock.now - 6 > 10)
+    assert hang is not None
+    assert hang.message.startswith("rank 1 stood still for 12 s in forward of step 5. ")
+
+
+def test_another_shard_is_headway() -> None:
+    clock = Clock()
+    beats = Beats(1, 10, clock)
+    for clock.now in range(0, 40, 5):
+        beats.beat(Beat(0, "node", Moment(5, "data", f"lane 3, s3://b/{min(clock.now, 20)}.tar", 7)))
+        assert (beats.look()[0] is not None) == (clock.now > 30)
+
+
+def test_a_rank_that_left_is_not_missed_and_not_heard_again() -> None:
+    clock = Clock()
+    beats = Beats(2, 10, clock)
+    beats.beat(beat(0, 1))
+    beats.beat(beat(1, 1))
+    beats.leave(1)
+    beats.beat(beat(1, 1))
+    clock.now = 20
+    beats.beat(beat(0, 2))
+    assert beats.look() == (None, {"node-0"})
+
+
+def test_stacks_are_asked_of_those_that_beat_once_they_are_wanted() -> None:
+    clock = Clock()
+    beats = Beats(2, 10, clock)
+    assert not beats.beat(beat(0, 1))
+    assert not beats.beat(beat(1, 1))
+    clock.now = 60
+    assert not beats.beat(beat(0, 1))
+    assert beats.ask_for_stacks() == {0}
+    assert beats.beat(beat(0, 1))
+    beats.take_stacks(0, "here")
+    assert not beats.beat(beat(0, 1))
+    assert beats.stacks() == {0: "here"}
+
+
+def test_stacks_name_each_thread_and_where_it_is() -> None:
+    done = threading.Event()
+
+    def wait_for_it() -> None:
+        done.wait()
+
+    thread = threading.Thread(target=wait_for_it, name="the one that waits")
+    thread.start()
+    stacks = python_stacks()
+    done.set()
+    thread.join()
+    (own,) = [stack for stack in stacks.split("thread ") if stack.startswith("the one that waits\n")]
+    assert "in wait_for_it\n    done.wait()" in own
+    assert "thread MainThread\n" in stacks
