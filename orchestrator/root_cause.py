@@ -19,13 +19,14 @@ from jobspecs.errors import DataError, StorageError, UsageError
 from orchestrator.failure import Failure, Kind
 from workers.data.loader import LoaderDiedError
 from workers.run import RunDirectoryError
-from workers.train.checkpoint import CheckpointError, UnknownFormatError
+from workers.train.checkpoint import CheckpointError, OtherModelError, UnknownFormatError
 from workers.train.fence import FencedError
 from workers.train.health import DivergedError
 
 _OF_TYPE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UsageError, Kind.SPEC),
     (UnknownFormatError, Kind.SPEC),
+    (OtherModelError, Kind.SPEC),
     (RunDirectoryError, Kind.SPEC),
     (DataError, Kind.DATA),
     (StorageError, Kind.STORAGE),
@@ -133,8 +134,6 @@ def _find(rank: int | None, error: BaseException, dead_nodes: Collection[str]) -
     kind = _kind(cause)
     if kind in (Kind.WORKER_LOST, Kind.HANG) and ("its node has died" in text or any(n in text for n in dead_nodes)):
         return _Finding(rank, Kind.NODE_LOST, cause)
-    if kind is Kind.CHECKPOINT and "is of another model" in text:
-        return _Finding(rank, Kind.SPEC, cause)  # not damaged: no older one would fit better
     if kind is Kind.BUG and isinstance(cause, RuntimeError | OSError):
         for words, collateral in ((_BROKEN, Kind.WORKER_LOST), (_LATE, Kind.HANG)):
             if any(word in text for word in words):

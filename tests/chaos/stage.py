@@ -50,7 +50,9 @@ JOB = (
 class Stage:
     """A cluster of a head and NODES nodes, and one job on it. A context manager: nothing outlives it."""
 
-    def __init__(self, data: Path | str, root: Path | str, draws: random.Random, proxy: FaultyProxy | None = None) -> None:
+    def __init__(
+        self, data: Path | str, root: Path | str, draws: random.Random, proxy: FaultyProxy | None = None
+    ) -> None:
         """data, root: of the digits and of the runs, folders or s3:// URIs behind the `proxy`."""
         self.draws = draws
         self.proxy = proxy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from jobspecs.errors import JobFailedError
 from orchestrator import elastic, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.failure import AttemptFailedError, Failure, Kind
+from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
@@ -55,7 +56,7 @@ class Stage:
     def commit(self, step: int) -> Outcome:
         """What an attempt leaves that ends at `step`."""
         fixed = self.job.fixed
-        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, ())
+        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
         self.job.storage.write(f"{self.job.run.checkpoint(step)}/manifest.json", manifest.to_json())
         return Outcome(step)
 

@@ -25,8 +25,7 @@ from jobspecs.errors import AccessDeniedError, DataError, StorageError, UsageErr
 from orchestrator.failure import Failure, Kind
 from orchestrator.root_cause import classify
 from workers.data.loader import LoaderDiedError
-from workers.train import checkpoint
-from workers.train.checkpoint import CheckpointError, UnknownFormatError
+from workers.train.checkpoint import CheckpointError, OtherModelError, UnknownFormatError
 from workers.train.fence import FencedError
 from workers.train.health import DivergedError
 
@@ -57,16 +56,10 @@ CLOSED = RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by 
 LATE = RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation")
 
 
-def of_another_model() -> CheckpointError:
-    with pytest.raises(CheckpointError) as error:
-        checkpoint._check_fits({"weight": torch.Size([2])}, {}, "file:///c")
-    return error.value
-
-
 ALONE: dict[str, tuple[Exception, Kind]] = {
     "the spec": (UsageError("training.micro_batch: …"), Kind.SPEC),
     "a checkpoint of another version": (UnknownFormatError("checkpoint format 7 …"), Kind.SPEC),
-    "a checkpoint of another model": (of_another_model(), Kind.SPEC),
+    "a checkpoint of another model": (OtherModelError("file:///c is of another model: …"), Kind.SPEC),
     "the data": (DataError("12 of 100 samples …"), Kind.DATA),
     "the storage": (StorageError("file:///a: no space left"), Kind.STORAGE),
     "no access": (AccessDeniedError("s3://b"), Kind.STORAGE),

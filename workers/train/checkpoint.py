@@ -38,6 +38,10 @@ class CheckpointError(TandemError):
     """A checkpoint is incomplete, damaged, or of another model."""
 
 
+class OtherModelError(CheckpointError):
+    """A checkpoint of another model: not damaged, so no other checkpoint of the run fits better."""
+
+
 class UnknownFormatError(TandemError):
     """A checkpoint of another version of Tandem: not damaged, so nothing may take its place."""
 
@@ -159,7 +163,7 @@ def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
 
 
 def _check_fits(shapes: Mapping[str, torch.Size], manifest: Manifest, uri: str) -> None:
-    """Raises CheckpointError where the checkpoint at `uri` is not that of a model with `shapes`."""
+    """Raises OtherModelError where the checkpoint at `uri` is not that of a model with `shapes`."""
     there = manifest.shapes
     faults = {
         "missing": sorted(shapes.keys() - there.keys()),
@@ -168,7 +172,7 @@ def _check_fits(shapes: Mapping[str, torch.Size], manifest: Manifest, uri: str) 
     }
     if any(faults.values()):
         found = ", ".join(f"{fault} {names[:3]}" for fault, names in faults.items() if names)
-        raise CheckpointError(f"{uri} is of another model: {found}")
+        raise OtherModelError(f"{uri} is of another model: {found}")
 
 
 @dataclass(frozen=True)
