@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,7 +19,7 @@ import torch
 
 from tests.ranks import run_ranks
 from tests.workers.train.saving import manifest_of, save, tensors
-from tests.workers.train.tiny import Tiny, Trace, engine, on_engine, training
+from tests.workers.train.tiny import SPLIT_ALL, Tiny, Trace, engine, on_engine, training
 from workers.storage import Storage
 from workers.train.checkpoint import (
     CheckpointError,
@@ -65,7 +66,7 @@ class OfRank:
     refusals: list[str]
     """What was raised for a wider model, and for one with fewer parameters frozen."""
     exact: list[Exact]
-    """By stage."""
+    """By stage, and stage 3 once more."""
 
 
 def _write_and_load(root: str) -> OfRank:
@@ -75,12 +76,17 @@ def _write_and_load(root: str) -> OfRank:
     manifest = save(root, tiny, SAVED_AT)
     unfrozen = Engine(Tiny().requires_grad_(True), training(0), 6, torch.device("cpu"))
     refusals = [_refusal(f"{root}/{FOLDER}", unfit) for unfit in (engine(1, width=8), unfrozen)]
-    exact = [_fp16(f"{root}-fp16-{stage}", stage) for stage in STAGES]
+    # The last as DeepSpeed would have it: small parameters stay whole on every rank.
+    sections: list[dict[str, Any]] = [*[SPLIT_ALL] * len(STAGES), {}]
+    exact = [
+        _fp16(f"{root}-fp16-{number}", stage, section)
+        for number, (stage, section) in enumerate(zip([*STAGES, 3], sections, strict=True))
+    ]
     return OfRank(manifest, manifest_of(tiny, SAVED_AT), refusals, exact)
 
 
-def _fp16(root: str, stage: int) -> Exact:
-    tiny = engine(stage, "fp16", shared=True)
+def _fp16(root: str, stage: int, section: dict[str, Any]) -> Exact:
+    tiny = engine(stage, "fp16", shared=True, section=section)
     tiny.loss_scale = LossScale(1024.0, 7)
     on_engine(tiny, range(1))
     with tiny.accumulation():
@@ -89,7 +95,7 @@ def _fp16(root: str, stage: int) -> Exact:
     on_engine(tiny, range(1, 2))
     manifest = save(root, tiny, 3)
     saved = on_engine(tiny, STEPS)
-    again = engine(stage, "fp16", shared=True)
+    again = engine(stage, "fp16", shared=True, section=section)
     uri = f"{root}/checkpoints/step-00000003"
     assert load(Storage(), uri, again) == manifest
     assert (again.loss_scale, again.skipped_steps) == (manifest.loss_scale, manifest.skipped_steps)
