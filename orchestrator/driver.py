@@ -273,7 +273,7 @@ class Driver:
                     thread.join(POLL_SECONDS)
                 if ended and ended[0].cause is None:  # it was only slow
                     return ended[0]
-                return _Ended(cause=hang.message, details=hang.details)
+                return _Ended(cause=hang.cause, details=hang.details)
             try:
                 if self._interrupt.requested() and not asked:
                     job.storage.write(job.run.stop, b"interrupted")
