@@ -40,7 +40,7 @@ class Hang:
     """Those to blame: of the others it is known why they wait."""
     step: int
     """The step that all are at, from 1; 0 before the first."""
-    message: str
+    cause: str
     """A line for people: rank, phase, step, shard."""
     details: str
     """A line for each rank."""
@@ -72,7 +72,7 @@ def find_hang(heard: Sequence[Heard], now: float, hang_after_seconds: float) -> 
     return Hang(
         ranks=tuple(one.rank for one in guilty),
         step=max(one.moment.step if one.moment else 0 for one in still),
-        message=f"{named}. The Python stacks of the ranks that answered are in stacks/ of the run directory. If it "
+        cause=f"{named}. The Python stacks of the ranks that answered are in stacks/ of the run directory. If it "
         f"may take so long, raise retry.hang_after_seconds (it allowed {hang_after_seconds:g}).",
         details="\n".join(_line(one, now, silent=one in silent) for one in heard),
     )

@@ -163,6 +163,7 @@ class Monitor:
         self._run = run
         self._attempt = attempt
         self._nodes: set[str] = set()
+        self._hang: Hang | None = None
         self._is_ending = False
         # One that died starts anew, and hears all that beat.
         actor = ray.remote(num_cpus=0, max_restarts=-1)(Beats)
@@ -171,10 +172,10 @@ class Monitor:
         """The actor, for the ranks' `Beating`."""
 
     def look(self) -> Hang | None:
-        """The hang, if there is one. No answer is none: the next look asks again."""
-        hang: Hang | None
-        hang, self._nodes = self._ask(self.beats.look) or (None, self._nodes)
-        return hang
+        """The hang, if there is one; it stays one. No answer is none: the next look asks again."""
+        if self._hang is None:
+            self._hang, self._nodes = self._ask(self.beats.look) or (None, self._nodes)
+        return self._hang
 
     def nodes(self) -> set[str]:
         """Ray's ids of the nodes that had ranks at the last look."""

@@ -64,9 +64,9 @@ def test_who_hangs(heard: list[Heard], ranks: tuple[int, ...] | None, words: str
     hang = find_hang(heard, NOW, AFTER)
     assert (hang and hang.ranks) == ranks
     if hang is not None:
-        assert hang.message.startswith(words)
-        assert "stacks/ of the run directory" in hang.message
-        assert "raise retry.hang_after_seconds (it allowed 30" in hang.message
+        assert hang.cause.startswith(words)
+        assert "stacks/ of the run directory" in hang.cause
+        assert "raise retry.hang_after_seconds (it allowed 30" in hang.cause
         assert hang.step == 43
         assert hang.rank == (ranks[0] if ranks and len(ranks) == 1 else None)
         assert [line.split()[:2] for line in hang.details.splitlines()] == [["rank", str(one.rank)] for one in heard]
@@ -76,7 +76,7 @@ def test_before_the_first_step_no_step_is_named() -> None:
     starting = replace(rank(0, "load", 31, detail="model"), moment=Moment(0, "load", "model", 2))
     hang = find_hang([starting], NOW, AFTER)
     assert hang is not None
-    assert hang.message.startswith("rank 0 stood still for 31 s in load (model). ")
+    assert hang.cause.startswith("rank 0 stood still for 31 s in load (model). ")
     assert hang.step == 0
 
 

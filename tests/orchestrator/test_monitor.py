@@ -30,7 +30,7 @@ def test_a_rank_that_beats_and_does_not_move_hangs() -> None:
         assert nodes == {"node-0", "node-1"}
         assert (hang is not None) == (clock.now - 6 > 10)
     assert hang is not None
-    assert hang.message.startswith("rank 1 stood still for 12 s in forward of step 5. ")
+    assert hang.cause.startswith("rank 1 stood still for 12 s in forward of step 5. ")
 
 
 def test_another_shard_is_headway() -> None:

@@ -32,6 +32,7 @@ from workers.train.checkpoint import File, Manifest
 from workers.train.engine import Engine
 from workers.train.fence import check_not_superseded
 from workers.train.host_copy import HostCopy
+from workers.train.pulse import pulse
 from workers.train.record import Recorder
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
@@ -152,6 +153,7 @@ class Saver:
         began = time.monotonic()
         written: dict[str, File] = {}
         for pause in _pauses():
+            pulse.moved()
             fault: Exception | None = None
             try:
                 tried = self._write(manifest.step, written)
@@ -185,6 +187,7 @@ class Saver:
                     content = file.content
                     self._storage.write(join(self._run.checkpoint(step), name), content)
                     written[name] = File(name, len(content), hashlib.sha256(content).hexdigest())
+                    pulse.moved()  # the loop may be waiting for this, at its end
         except StorageError as error:
             return _Tried(refused=error)
         return _Tried(tuple(written.values()))
