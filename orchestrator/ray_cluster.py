@@ -18,6 +18,10 @@ from orchestrator.elastic import Node
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers stay in the driver's folder: relative paths mean the same everywhere.
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+# The driver looks for nodes that are taken away; an actor of Ray Train's own for it would cost a process an attempt.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# A minute, Ray Train's default, is short for processes that import torch on a busy node.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 
 
 def start_ray(cluster: Cluster) -> None:

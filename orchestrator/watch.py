@@ -117,7 +117,7 @@ class Watch:
         end = ended[0] if ended else None
         if self._hang is not None and not isinstance(end, int):  # else it was only slow
             hang = self._hang
-            return Ended(failure=Failure(Kind.HANG, hang.message, hang.details, hang.rank), asked=self._asked)
+            return Ended(failure=Failure(Kind.HANG, hang.cause, hang.details, hang.rank), asked=self._asked)
         assert end is not None
         if isinstance(end, int):
             return Ended(step=end, asked=self._asked or self._asked_by_others())

@@ -336,7 +336,7 @@ def test_a_rank_that_hangs_is_what_the_attempt_failed_of(stage: Make) -> None:
 
     failure = watched(set_up, monitor, work).failure
     assert failure is not None
-    assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, HANG.message, 1)
+    assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, HANG.cause, 1)
 
 
 @pytest.mark.parametrize("saved", [True, False])
