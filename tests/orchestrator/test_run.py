@@ -126,7 +126,7 @@ def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
     undisturbed: list[dict], digits: Path, tmp_path: Path
 ) -> None:
     spec = digits_spec(
-        digits, tmp_path, *LONG, "evaluations=[]", "retry.delay_seconds=0", "retry.hang_after_seconds=20"
+        digits, tmp_path, *LONG, "evaluations=[]", "retry.hang.delay_seconds=0", "retry.hang_after_seconds=20"
     )
     ledger = ledger_of(tmp_path, "digits-clip")
     stopped: list[psutil.Process] = []
@@ -150,6 +150,7 @@ def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
         failed["cause"],
     )
     assert said, failed["cause"]
+    assert failed["kind"] == "hang"
     rank = int(said[1])
     assert said[2] in get_args(Phase)
     assert int(said[3]) == 1 - rank
