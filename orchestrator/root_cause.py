@@ -157,8 +157,9 @@ def _kind(error: BaseException) -> Kind:
 
 def _line(error: BaseException) -> str:
     """The type and the last line of an exception: of one that Ray wraps, its traceback's last line."""
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[-1].strip()}"
+    text = (str(error).strip().splitlines() or [""])[-1]
+    # What Ray guesses at length of a process that died is in the details.
+    return f"{type(error).__name__}: {text.partition(' Some common causes')[0].strip()}"
 
 
 def _fingerprint(error: BaseException) -> str:

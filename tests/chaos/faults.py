@@ -38,7 +38,7 @@ def kill_node(stage: Stage) -> str | None:
     """A node dies with all that runs on it; another one comes."""
     if not stage.wait_for_training():
         return None
-    node = stage.draws.choice(stage.nodes)
+    node = stage.busy_node()
     stage.kill_node(node)
     stage.add_node()
     return "killed a node, added one"
@@ -48,7 +48,7 @@ def drain_node(stage: Stage) -> str | None:
     """A node is announced to be taken away, and is, half a minute later or when the job has left it."""
     if not stage.wait_for_training():
         return None
-    node = stage.draws.choice(stage.nodes)
+    node = stage.busy_node()
     attempt = stage.newest_step()[0]
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", stage.cluster.address]
     command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
@@ -64,7 +64,7 @@ def shrink(stage: Stage) -> str | None:
     """A node dies and is not replaced before the job has gone on without it."""
     if not stage.wait_for_training():
         return None
-    stage.kill_node(stage.draws.choice(stage.nodes))
+    stage.kill_node(stage.busy_node())
     went_on = stage.wait_for_training()
     stage.add_node()
     return "took a node away, added one later" if went_on else None

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
 from workers.run import committed_steps
 
 NAME = "chaos"
-STEPS = 400
+STEPS = 300
 NODES = 2
 """Beside the head, each with room for one rank."""
 PATIENCE_SECONDS = 240.0
@@ -32,6 +32,7 @@ JOB = (
     *TINY,
     f"name={NAME}",
     f"training.steps={STEPS}",
+    "data.lanes=16",
     "training.optimizer.learning_rate=2e-4",
     "checkpoint.every_steps=20",
     "cluster.workers={min: 1, max: 3}",
@@ -85,23 +86,30 @@ class Stage:
         """The nodes beside the head, in the order of their start."""
         return sorted(self.cluster.worker_nodes, key=lambda node: node.node_id)
 
+    def busy_node(self) -> Any:
+        """One of them, with a rank if any has."""
+        return self.draws.choice([node for node in self.nodes if self._workers_on(node)] or self.nodes)
+
     def add_node(self) -> None:
         """One more node with room for one rank."""
         self.cluster.add_node(num_cpus=1)
 
     def kill_node(self, node: Any) -> None:
         """SIGKILL for a node and all that runs on it."""
-        raylets = [info.process.pid for info in node.all_processes.get("raylet", [])]
-        workers = [child for pid in raylets for child in descendants(pid)]
+        workers = self._workers_on(node)
         self.cluster.remove_node(node, allow_graceful=False)
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
 
+    def _workers_on(self, node: Any) -> list[psutil.Process]:
+        raylets = [info.process.pid for info in node.all_processes.get("raylet", [])]
+        return [process for pid in raylets for process in descendants(pid) if is_train_worker(process)]
+
     def workers(self) -> list[psutil.Process]:
         """The processes that train, by number."""
-        ours = descendants(os.getpid())
-        return sorted((process for process in ours if is_train_worker(process)), key=lambda process: process.pid)
+        ours = [worker for node in [self.cluster.head_node, *self.nodes] for worker in self._workers_on(node)]
+        return sorted(ours, key=lambda process: process.pid)
 
     # --- the driver ---
 
@@ -182,11 +190,3 @@ def kill_tree(pid: int) -> None:
     for process in [psutil.Process(pid), *descendants(pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-@contextlib.contextmanager
-def undisturbed_stage(stage: Stage) -> Iterator[Stage]:
-    """A stage whose job is running."""
-    with stage:
-        stage.start_driver()
-        yield stage
