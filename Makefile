@@ -5,12 +5,14 @@
 # make bench-data   the data path against its peers, about 10 minutes
 # make bench-loss   the losses against their peers, about 30 minutes
 # make bench-step   the training step against a bare loop, about 5 minutes
+# make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 10 minutes
+# make chaos   jobs that are disturbed in every way; SEED=7 replays one sequence
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format peers bench-data bench-loss bench-step clean
+.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-recovery chaos clean
 
 setup: $(VENV)/.ready
 
@@ -55,6 +57,12 @@ bench-loss: setup peers
 
 bench-step: setup
 	$(BIN)/python -m tests.benchmarks.step
+
+bench-recovery: setup
+	$(BIN)/python -m tests.benchmarks.recovery
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(LENGTH),--length $(LENGTH))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

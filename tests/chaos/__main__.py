@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobspecs.storage import S3
-from tests.chaos.faults import S3_FAULTS, Fault
+from tests.chaos.faults import S3_FAULTS
 from tests.chaos.play import check, digits_in, play, reference, sequence
 from tests.chaos.stage import Stage
 from tests.faulty_proxy import FaultyProxy
@@ -42,27 +40,25 @@ def main() -> None:
     else:
         plays = [(0, [fault]) for fault in S3_FAULTS.values()]
         plays += [(seed, sequence(S3_FAULTS, seed, args.length)) for seed in range(3)]
-    with tempfile.TemporaryDirectory() as folder, s3_server() as server:
-        data = digits_in(Path(folder))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        s3_server() as server,
+        FaultyProxy(server) as proxy,
+        Stage(digits_in(Path(folder)), proxy) as stage,
+    ):
+        Storage(S3(endpoint=server))._s3.client.create_bucket(Bucket="chaos")
         print("undisturbed", flush=True)
-        expected = _play(server, data, "undisturbed", 0, [], None)
+        expected = reference(stage, "s3://chaos/undisturbed")
         for number, (seed, faults) in enumerate(plays):
             print(f"\nseed {seed}: {', '.join(fault.__name__ for fault in faults)}", flush=True)
-            _play(server, data, f"p{number}", seed, faults, expected)
+            began = time.monotonic()
 
+            def say(line: str, began: float = began) -> None:
+                print(f"  {time.monotonic() - began:6.1f} s  {line}", flush=True)
 
-def _play(
-    server: str, data: Path, bucket: str, seed: int, faults: Sequence[Fault], expected: list[dict[str, Any]] | None
-) -> list[dict[str, Any]]:
-    Storage(S3(endpoint=server))._s3.client.create_bucket(Bucket=f"chaos-{bucket}")
-    began = time.monotonic()
-    with FaultyProxy(server) as proxy, Stage(data, f"s3://chaos-{bucket}/runs", random.Random(seed), proxy) as stage:
-        if expected is None:
-            return reference(stage)
-        told = play(stage, faults, lambda line: print(f"  {time.monotonic() - began:6.1f} s  {line}", flush=True))
-        check(stage, told, expected)
-        print(f"  {time.monotonic() - began:6.1f} s  succeeded, as the same experiment\n\n{told}", flush=True)
-        return expected
+            told = play(stage, f"s3://chaos/{number}", faults, seed, say)
+            check(stage, told, expected)
+            say(f"succeeded, as the same experiment\n\n{told}")
 
 
 @contextlib.contextmanager

@@ -25,13 +25,15 @@ OUTAGE_SECONDS = 6.0
 
 
 def kill_worker(stage: Stage) -> str | None:
-    """A rank's process dies."""
-    return _signal_worker(stage, signal.SIGKILL)
+    """A rank's process dies, in training or while its attempt starts."""
+    if stage.draws.random() < 0.75 and not stage.wait_for_training():
+        return None
+    return _signal_any(stage, signal.SIGKILL)
 
 
 def stop_worker(stage: Stage) -> str | None:
     """A rank's process stands still, and does not die."""
-    return _signal_worker(stage, signal.SIGSTOP)
+    return _signal_any(stage, signal.SIGSTOP) if stage.wait_for_training() else None
 
 
 def kill_node(stage: Stage) -> str | None:
@@ -49,12 +51,12 @@ def drain_node(stage: Stage) -> str | None:
     if not stage.wait_for_training():
         return None
     node = stage.busy_node()
-    attempt = stage.newest_step()[0]
+    attempt = stage.newest()["attempt"]
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", stage.cluster.address]
     command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "spot instance", "--deadline-remaining-seconds", "60"]
     subprocess.run(command, check=True, capture_output=True)
-    stage.wait(lambda: stage.newest_step()[0] > attempt, f"an attempt after {attempt}")
+    stage.wait(lambda: stage.newest().get("attempt", 0) > attempt, f"an attempt after {attempt}")
     stage.kill_node(node)
     stage.add_node()
     return "drained a node, took it away, added one"
@@ -142,13 +144,6 @@ FAULTS: dict[str, Fault] = {
 
 S3_FAULTS: dict[str, Fault] = {**FAULTS, storage_outage.__name__: storage_outage}
 """All of them."""
-
-
-def _signal_worker(stage: Stage, number: signal.Signals) -> str | None:
-    """In training, or while an attempt starts."""
-    if stage.draws.random() < 0.75 and not stage.wait_for_training():
-        return None
-    return _signal_any(stage, number)
 
 
 def _signal_any(stage: Stage, number: signal.Signals) -> str | None:

@@ -30,9 +30,12 @@ class Told:
         return "\n".join([*self.done, "", *(f"{event['event']}: {event['message']}" for event in self.events)])
 
 
-def play(stage: Stage, faults: Sequence[Fault], say: Callable[[str], None] = lambda _: None) -> Told:
-    """Runs the job on `stage`, disturbed by `faults` one after the other, to its end."""
+def play(
+    stage: Stage, root: Path | str, faults: Sequence[Fault], seed: int = 0, say: Callable[[str], None] = lambda _: None
+) -> Told:
+    """Runs a job below `root` on `stage`, disturbed by `faults` one after the other, to its end."""
     done: list[str] = []
+    stage.new_job(root, seed)
     stage.start_driver()
     for fault in faults:
         words = fault(stage)
@@ -47,9 +50,9 @@ def play(stage: Stage, faults: Sequence[Fault], say: Callable[[str], None] = lam
     return told
 
 
-def reference(stage: Stage) -> list[dict[str, Any]]:
+def reference(stage: Stage, root: Path | str) -> list[dict[str, Any]]:
     """The metrics of the job with nothing in its way."""
-    play(stage, [])
+    play(stage, root, [])
     return list(stage.ledger.metrics())
 
 

@@ -33,6 +33,7 @@ JOB = (
     f"name={NAME}",
     f"training.steps={STEPS}",
     "data.lanes=16",
+    "evaluations=[]",
     "training.optimizer.learning_rate=2e-4",
     "checkpoint.every_steps=20",
     "cluster.workers={min: 1, max: 3}",
@@ -49,20 +50,22 @@ JOB = (
 
 
 class Stage:
-    """A cluster of a head and NODES nodes, and one job on it. A context manager: nothing outlives it."""
+    """A cluster of a head and NODES nodes, and one job at a time on it. A context manager: nothing outlives it."""
 
-    def __init__(
-        self, data: Path | str, root: Path | str, draws: random.Random, proxy: FaultyProxy | None = None
-    ) -> None:
-        """data, root: of the digits and of the runs, folders or s3:// URIs behind the `proxy`."""
-        self.draws = draws
+    def __init__(self, data: Path | str, proxy: FaultyProxy | None = None) -> None:
+        """data: the digits, a folder. proxy: what the runs' directories are reached through, if they lie in S3."""
         self.proxy = proxy
-        s3 = S3(endpoint=proxy.url, timeout_seconds=5) if proxy else None
-        of_proxy = (f"storage.s3.endpoint={proxy.url}", "storage.s3.timeout_seconds=5") if proxy else ()
-        self._arguments = ["run", str(EXAMPLE), *set_flags(overrides(data, root, *JOB, *of_proxy))]
-        self.ledger: Ledger = ledger_of(root, NAME, s3)
+        self.draws = random.Random(0)
+        self._data = data
+        self._s3 = S3(endpoint=proxy.url, timeout_seconds=5) if proxy else None
         self._driver: subprocess.Popen[str] | None = None
-        self._log: list[str] = []
+
+    def new_job(self, root: Path | str, seed: int) -> None:
+        """The job is one below `root`, a folder or a URI, from now on; what is drawn depends on the seed."""
+        self.draws = random.Random(seed)
+        of_s3 = (f"storage.s3.endpoint={self._s3.endpoint}", "storage.s3.timeout_seconds=5") if self._s3 else ()
+        self._arguments = ["run", str(EXAMPLE), *set_flags(overrides(self._data, root, *JOB, *of_s3))]
+        self.ledger: Ledger = ledger_of(root, NAME, self._s3)
 
     def __enter__(self) -> Stage:
         from ray.cluster_utils import Cluster
@@ -132,13 +135,12 @@ class Stage:
 
     # --- the job ---
 
-    def newest_step(self) -> tuple[int, int]:
-        """Attempt and step of the newest record; zeros without one, or where the storage does not answer."""
+    def newest(self) -> dict[str, Any]:
+        """The newest record of a step; empty without one, or where the storage does not answer."""
         try:
-            metrics = self.ledger.last_metrics()
+            return self.ledger.last_metrics() or {}
         except TandemError:
-            return 0, 0
-        return (metrics["attempt"], metrics["step"]) if metrics else (0, 0)
+            return {}
 
     def commits(self) -> list[int]:
         """Steps that are committed."""
@@ -159,9 +161,9 @@ class Stage:
         return True
 
     def wait_for_training(self) -> bool:
-        """Waits until an attempt makes steps that it did not make before the call. Returns False at the job's end."""
-        before = self.newest_step()
-        return self.wait(lambda: self.newest_step() > before, f"a step after {before}")
+        """Waits until a step is recorded that was done after the call. Returns False at the job's end."""
+        now = time.time()
+        return self.wait(lambda: self.newest().get("time", 0.0) > now, "a step")
 
     def wait_for_commit(self) -> bool:
         """Waits for a commit that is newer than those at the call. Returns False at the job's end."""
