@@ -60,16 +60,15 @@ def undisturbed(ray_cluster: None, digits: Path, tmp_path_factory: pytest.TempPa
     return metrics_of(root, "digits-clip")
 
 
-def test_the_digits_job_is_the_same_on_1_2_and_3_workers(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
-    """50 steps of the example in fp32: equal digests, and losses equal within 1e-4."""
+def test_the_digits_job_is_the_same_on_1_and_3_workers(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Steps of the example itself in fp32: equal digests, and losses equal within 1e-4."""
     runs = {}
-    for workers in (1, 2, 3):
-        more = (f"name=w{workers}", f"cluster.workers={workers}", "training.steps=50", "evaluations=[]")
+    for workers in (1, 3):
+        more = (f"name=w{workers}", f"cluster.workers={workers}", "training.steps=30", "evaluations=[]")
         assert drive(digits_spec(digits, tmp_path, *more)).state == "succeeded"
         runs[workers] = metrics_of(tmp_path, f"w{workers}")
-        assert [record["step"] for record in runs[workers]] == list(range(1, 51))
+        assert [record["step"] for record in runs[workers]] == list(range(1, 31))
         assert {record["world_size"] for record in runs[workers]} == {workers}
-    assert_same_experiment(runs[1], runs[2], tolerance=1e-4)
     assert_same_experiment(runs[1], runs[3], tolerance=1e-4)
 
 
@@ -98,28 +97,6 @@ def test_a_killed_process_tree_goes_on_from_its_last_commit(
     assert finished.returncode == 0
     assert "is finished" in finished.stdout
     assert len([event for event in ledger.events() if event["event"] == "attempt_started"]) == 2
-
-
-def test_a_killed_worker_ends_with_the_same_result(undisturbed: list[dict], digits: Path, tmp_path: Path) -> None:
-    spec = digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "retry.worker_lost.delay_seconds=0")
-    ledger = ledger_of(tmp_path, "digits-clip")
-
-    def kill_one() -> None:
-        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-        max(train_workers(), key=lambda process: process.pid).kill()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    status = drive(spec)
-    killer.join()
-
-    assert status.state == "succeeded"
-    (failure,) = status.failures
-    assert (failure["attempt"], failure["kind"]) == (1, "worker_lost")
-    assert status.attempt == 2
-    told = [event["event"] for event in ledger.events()]
-    assert [told.count(event) for event in ("attempt_started", "attempt_failed", "retry")] == [2, 1, 1]
-    assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 
 def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
@@ -197,37 +174,6 @@ def test_ray_leaves_sigterm_to_us() -> None:
     assert answer.stdout.splitlines()[-1] == "True"
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_one(
-    ray_cluster: None, digits: Path, tmp_path: Path
-) -> None:
-    more = (*TINY, "evaluations=[]", "training.steps=60", "checkpoint.every_steps=10", "cluster.workers=1")
-    more = (*more, "checkpoint.keep_last=10")
-    drive(digits_spec(digits, tmp_path, *more))
-    ledger = ledger_of(tmp_path, "digits-clip")
-    before = list(ledger.metrics())
-    storage, run = ledger.storage, ledger.run
-    # A save that comes due while another is in flight is taken a little later.
-    *_, good, older, last = committed_steps(storage, run)
-    assert last == 60
-    damaged = f"{run.checkpoint(last)}/model-a00001-r00000-000.safetensors"
-    content = bytearray(storage.read(damaged))
-    content[-1] ^= 1
-    storage.write(damaged, bytes(content))
-    storage.delete(f"{run.checkpoint(older)}/optimizer-a00001-r00000-000.safetensors")
-    ledger.event("run_interrupted", "as if it had not been finished: a finished run is left alone")
-
-    status = drive(digits_spec(digits, tmp_path, *more))
-
-    assert status.state == "succeeded"
-    rejected = [event for event in ledger.events() if event["event"] == "checkpoint_rejected"]
-    assert [event["checkpoint"] for event in rejected] == [run.checkpoint(last), run.checkpoint(older)]
-    assert "another sha256" in rejected[0]["reason"]
-    assert "is missing" in rejected[1]["reason"]
-    assert [event["step"] for event in ledger.events() if event["event"] == "attempt_started"] == [0, good]
-    assert_same_experiment(before, list(ledger.metrics()), tolerance=1e-4)
-    assert {good, last} <= {*committed_steps(storage, run)}
-
-
 def test_tars_and_run_directory_on_s3(undisturbed: list[dict], s3_server: str, digits: Path) -> None:
     """The same job from S3 and into S3 is the same experiment as from disk."""
     import boto3
@@ -264,16 +210,6 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
 
 
-def test_an_elastic_job_starts_on_what_there_is_room_for(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
-    """Half of the cluster's cores a worker: two fit, though it would take four."""
-    import ray
-
-    half = int(ray.cluster_resources()["CPU"]) // 2
-    more = ("training.steps=2", "evaluations=[]", "cluster.workers={min: 1, max: 4}", f"cluster.cpus_per_worker={half}")
-    status = drive(digits_spec(digits, tmp_path, *TINY, *more))
-    assert (status.state, status.world_size) == ("succeeded", 2)
-
-
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     ray_cluster: None, digits: Path, tmp_path: Path
 ) -> None:
@@ -289,14 +225,3 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     mended = drive(digits_spec(digits, tmp_path, *more))
     assert [result["main"] for result in mended.evaluations] == ["acc@1"]
     assert mended.attempt == 1
-
-
-def test_run_joins_the_cluster_that_ray_address_names(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
-    import ray
-
-    address = ray.get_runtime_context().gcs_address
-    flags = set_flags(overrides(digits, tmp_path, *TINY, "training.steps=2", "evaluations=[]"))
-    answer = tandem("run", str(EXAMPLE), "--workers", "1", *flags, env={"RAY_ADDRESS": address})
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert [node["Alive"] for node in ray.nodes()] == [True]
-    assert ledger_of(tmp_path, "digits-clip").status().state == "succeeded"
