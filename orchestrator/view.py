@@ -129,8 +129,9 @@ def _workers(plan: Plan) -> str:
     def listed(numbers: tuple[int, ...]) -> str:
         return ", ".join(map(str, numbers))
 
-    told = f"{listed(plan.possible_workers)}; evenly shared out by {listed(plan.even_workers)}"
-    return f"{told}; faster with {listed(plan.useful_workers)}"
+    more = set(plan.useful_workers) - set(plan.even_workers)
+    told = f"{listed(plan.possible_workers)}; the lanes are evenly shared out by {listed(plan.even_workers)}"
+    return told + (f", and also of use are {listed(tuple(sorted(more)))}" if more else "")
 
 
 def _samples_of(plan: Plan) -> str:
