@@ -207,13 +207,25 @@ class Attempts:
         encoded = None
         try:
             if failure.kind is Kind.CHECKPOINT and resume_from is not None:
-                with contextlib.suppress(NotFoundError):  # without a manifest it is no commit any more
-                    self._withdraw(resume_from, failure.cause)
+                failure = self._damaged(resume_from, failure)
             elif failure.kind is Kind.OUT_OF_MEMORY and size is not None:
                 encoded = self._encoded(number, size)
         except StorageError as error:
             failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
         self._decide(number, failure, encoded)
+
+    def _damaged(self, uri: str, failure: Failure) -> Failure:
+        """Withdraws a checkpoint that a rank could not load. One that the driver finds whole is not the cause."""
+        from workers.train.checkpoint import CheckpointError, verify
+
+        try:
+            verify(self._job.storage, uri, content=True)
+        except CheckpointError as error:
+            with contextlib.suppress(NotFoundError):  # without a manifest it is no commit any more
+                self._withdraw(uri, str(error))
+            return failure
+        cause = f"{failure.cause}; the driver finds it whole. All nodes must see the same storage.root"
+        return replace(failure, kind=Kind.STORAGE, cause=cause)
 
     def _decide(self, number: int, failure: Failure, encoded: retry.Encoded | None = None) -> None:
         """Waits until the next attempt shall start. Raises JobFailedError: there is none."""

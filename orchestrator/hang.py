@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from workers.train.pulse import COLLECTIVE, Moment
 
-BEGIN_SECONDS = 300.0
-"""Time until all ranks beat, at least: Ray looks for room for them, processes start, each imports torch."""
+BEGIN_SECONDS = 480.0
+"""Time until all ranks beat, at least: Ray looks for room for them (and says so itself if it finds none in 300 s:
+`ray_cluster.py`), processes start, each imports torch."""
 _NAMED = 3
 """Ranks that a message tells of one by one."""
 
@@ -61,6 +62,10 @@ def find_hang(heard: Sequence[Heard], now: float, hang_after_seconds: float) -> 
     # The others stopped a little later: each when it came to need the one that had.
     still = [one for one in heard if now - one.moved > hang_after_seconds / 2]
     silent = [one for one in still if now - one.beat > hang_after_seconds / 2]
+    # Waiting for a rank that makes headway, however slowly, is no hang; and a save ends by itself: see the saver.
+    saving = any(one.moment is not None and one.moment.phase == "save" for one in still)
+    if not silent and (saving or len(still) < len(heard)):
+        return None
     alone = [one for one in still if one.moment is not None and one.moment.phase not in COLLECTIVE]
     guilty = silent or alone or still
     named = "; ".join(_line(one, now, silent=bool(silent)) for one in guilty[:_NAMED])

@@ -157,7 +157,14 @@ def test_what_ends_the_job_is_named_with_its_remedy_and_what_is_kept(stage: Make
 
 
 def test_a_checkpoint_that_a_rank_finds_damaged_is_withdrawn_at_no_cost(stage: Make) -> None:
-    plays = [fails(Kind.CHECKPOINT), fails(Kind.CHECKPOINT), ends(40)]
+    def damaged(step: int) -> Callable[[Stage], Outcome]:
+        def play(stage: Stage) -> Outcome:
+            stage.job.storage.write(f"{stage.job.run.checkpoint(step)}/manifest.json", b"{")
+            return fails(Kind.CHECKPOINT)(stage)
+
+        return play
+
+    plays = [damaged(12), damaged(8), ends(40)]
     set_up = stage(plays, "retry.max_failures_without_commit=1", "retry.max_attempts=1")
     for step in (4, 8, 12):
         set_up.commit(step)
@@ -165,6 +172,17 @@ def test_a_checkpoint_that_a_rank_finds_damaged_is_withdrawn_at_no_cost(stage: M
     assert [resumed for _, _, resumed in set_up.played] == ["00000012", "00000008", "00000004"]
     assert [event["checkpoint"][-8:] for event in set_up.events("checkpoint_rejected")] == ["00000012", "00000008"]
     assert committed_steps(set_up.job.storage, set_up.job.run)[:1] == [4]
+
+
+def test_a_checkpoint_that_only_a_rank_finds_damaged_stays_what_it_is(stage: Make) -> None:
+    """A node that does not see the storage, or reads it wrongly, must not cost the run its commits."""
+    set_up = stage([fails(Kind.CHECKPOINT), ends(40)])
+    set_up.commit(8)
+    assert set_up.train()
+    assert [resumed for _, _, resumed in set_up.played] == ["00000008", "00000008"]
+    assert not set_up.events("checkpoint_rejected")
+    (retry,) = set_up.events("retry")
+    assert retry["kind"] == "storage"
 
 
 def test_a_commit_that_can_not_be_read_back_is_a_failure_of_the_storage(stage: Make) -> None:

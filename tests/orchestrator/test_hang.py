@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,8 +43,12 @@ def rank(number: int, phase: Phase | None, still: float, silent: float = 1.0, de
         ),
         # The one to blame need not be the first that is seen to stand still: beats come every few seconds.
         ([rank(0, "gather", 31), rank(1, "backward", 29)], (1,), "rank 1 stood still for 29 s in backward"),
-        # One that moves is not to blame.
-        ([rank(0, "gather", 31), rank(1, "data", 5)], (0,), "rank 0 stood still for 31 s in gather"),
+        # Who waits for a rank that moves, waits for a slow one.
+        ([rank(0, "gather", 31), rank(1, "data", 5)], None, ""),
+        ([rank(0, "gather", 31), rank(1, "data", 5), rank(2, "data", 40, silent=40)], (2,), "rank 2 gave no sign"),
+        # A save has an end of its own, however long the storage does not answer.
+        ([rank(0, "save", 31), rank(1, "save", 35)], None, ""),
+        ([rank(0, "save", 31), rank(1, "save", 35, silent=35)], (1,), "rank 1 gave no sign of life"),
         # A collective that never ends: nobody knows whose fault it is.
         (
             [rank(n, "gather", 31 + n) for n in range(5)],
@@ -52,11 +57,11 @@ def rank(number: int, phase: Phase | None, still: float, silent: float = 1.0, de
             "rank 2 stood still for 33 s in gather of step 43; and 2 other ranks. ",
         ),
         # Ranks that have begun wait for one that has not: imports take their time.
-        ([rank(0, "load", 299), rank(1, None, 299, silent=299)], None, ""),
+        ([rank(0, "load", 479), rank(1, None, 479, silent=479)], None, ""),
         (
-            [rank(0, "load", 290), rank(1, None, 301, silent=301)],
+            [rank(0, "load", 470), rank(1, None, 481, silent=481)],
             (1,),
-            "rank 1 has not begun after 301 s: its process did not come to the training loop. ",
+            "rank 1 has not begun after 481 s: its process did not come to the training loop. ",
         ),
     ],
 )
@@ -66,7 +71,7 @@ def test_who_hangs(heard: list[Heard], ranks: tuple[int, ...] | None, words: str
     if hang is not None:
         assert hang.cause.startswith(words)
         assert "stacks/ of the run directory" in hang.cause
-        assert "raise retry.hang_after_seconds (it allowed 30" in hang.cause
+        assert re.search(r"raise retry\.hang_after_seconds \(it allowed (30|480)\)", hang.cause)
         assert hang.step == 43
         assert hang.rank == (ranks[0] if ranks and len(ranks) == 1 else None)
         assert [line.split()[:2] for line in hang.details.splitlines()] == [["rank", str(one.rank)] for one in heard]
@@ -95,15 +100,18 @@ def groups(draw: st.DrawFn) -> list[Heard]:
 
 
 @given(groups(), st.floats(1, 600))
-def test_there_is_a_hang_exactly_when_a_rank_stands_still_for_too_long(heard: list[Heard], after: float) -> None:
+def test_there_is_a_hang_exactly_when_one_is_silent_or_all_stand_still(heard: list[Heard], after: float) -> None:
     hang = find_hang(heard, NOW, after)
     allowed = max(after, BEGIN_SECONDS) if any(one.moment is None for one in heard) else after
-    assert (hang is not None) == any(NOW - one.moved > allowed for one in heard)
+    still = [one for one in heard if NOW - one.moved > allowed / 2]
+    silent = any(NOW - one.beat > allowed / 2 for one in still)
+    saving = any(one.moment and one.moment.phase == "save" for one in still)
+    too_long = any(NOW - one.moved > allowed for one in heard)
+    assert (hang is not None) == (too_long and (silent or (len(still) == len(heard) and not saving)))
     if hang is None:
         return
     blamed = [heard[number] for number in hang.ranks]
     assert blamed
     assert all(NOW - one.moved > allowed / 2 for one in blamed), "none that moves is blamed"
     if any(one.moment and one.moment.phase in COLLECTIVE and NOW - one.beat < 1 for one in blamed):
-        still = [one for one in heard if NOW - one.moved > allowed / 2]
         assert blamed == still, "one that may be waiting is blamed only with all others"

@@ -30,6 +30,7 @@ from workers.train.engine import Engine, Kind
 from workers.train.loss_scale import LossScale
 from workers.train.optimizer import MOMENTS
 from workers.train.partition import Held, held_of_module, whole_names
+from workers.train.pulse import pulse
 
 FORMAT = 2
 
@@ -212,6 +213,7 @@ def _fill(held: Iterable[Held], sizes: Mapping[str, int], pieces: Iterable[_Piec
 def _pieces(storage: Storage, uri: str, manifest: Manifest, kind: Kind) -> Iterator[_Piece]:
     for file in manifest.files:
         if file.name.startswith(f"{kind}-"):
+            pulse.moved()
             for name, values in safetensors.torch.load(_read_file(storage, uri, file)).items():
                 piece = re.fullmatch(r"(.+)\[(\d+):\d+\]", name)
                 yield _Piece(piece[1] if piece else name, int(piece[2]) if piece else 0, values.view(-1))
