@@ -12,19 +12,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobspecs.errors import JobFailedError
-from orchestrator import elastic, ray_cluster, watch, workforce
+from jobspecs.errors import JobFailedError, UnreachableError
+from orchestrator import elastic, journal, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
+from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
 from workers.run import committed_steps
+from workers.storage import ObjectInfo, Storage
 from workers.train.checkpoint import Manifest
 from workers.train.fence import claim_attempt
 from workers.train.loop import Outcome, TrainTask
@@ -50,7 +52,9 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.job.storage, self.job.run)
-        self.journal = Journal(self.ledger, View(Console(file=io.StringIO())))
+        self.output = io.StringIO()
+        self.view = View(Console(file=self.output))
+        self.journal = Journal(self.ledger, self.view)
         self.lease = Lease(self.job.storage, self.job.run)
 
     def commit(self, step: int) -> Outcome:
@@ -70,6 +74,10 @@ class Stage:
     def train(self) -> bool:
         return Attempts(self.job, self.journal, self.interrupt, self.lease).run()
 
+    def drive(self) -> State:
+        """As `tandem run` does."""
+        return Driver(self.job, self.view, self.interrupt).run()
+
     def events(self, *kinds: str) -> list[dict]:
         return [event for event in self.ledger.events() if event["event"] in kinds]
 
@@ -81,6 +89,8 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
+    for name in ("start_ray", "check_resources"):
+        monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
 
     def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
         made = Stage(prepare(digits_spec(digits, tmp_path, *JOB, *more)))
@@ -184,6 +194,37 @@ def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage:
     set_up = stage([asked])
     assert not set_up.train()
     assert len(set_up.played) == 1
+
+
+def test_an_interrupted_job_is_interrupted_even_if_that_can_not_be_written_down(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage goes away while the attempt saves; one that comes back in time still gets the event."""
+    write, fails_left = Storage.write, [0]
+
+    def flaky(storage: Storage, uri: str, data: bytes, **more: bool) -> ObjectInfo:
+        if "/events/" in uri and fails_left[0]:
+            fails_left[0] -= 1
+            raise UnreachableError("no answer")
+        return write(storage, uri, data, **more)
+
+    def interrupted(failures: int) -> Callable[[Stage], Outcome]:
+        def play(stage: Stage) -> Outcome:
+            stage.interrupt.request()
+            ended = ends_when_asked(9)(stage)
+            fails_left[0] = failures
+            return ended
+
+        return play
+
+    monkeypatch.setattr(Storage, "write", flaky)
+    monkeypatch.setattr(journal, "END_PAUSE_SECONDS", 0.0)
+    for failures, written in ((99, 0), (3, 1)):
+        fails_left[0] = 0
+        set_up = stage([interrupted(failures)], f"name=after-{failures}")
+        assert set_up.drive() is State.INTERRUPTED
+        assert len(set_up.events("run_interrupted")) == written
+        assert ("could not be written down: no answer" in set_up.output.getvalue()) == (not written)
 
 
 def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
