@@ -47,7 +47,7 @@ class Driver:
         start_ray(job.spec.cluster)
         check_resources(job.spec.cluster)
         try:
-            self._lease.take()
+            self._lease.take(self._journal.line)
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
         try:
