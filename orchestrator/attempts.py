@@ -27,8 +27,8 @@ from workers.run import committed_steps
 from workers.run_inputs import load_tokenizers
 
 
-class CommitLostError(StorageError):
-    """A commit that an attempt made is not in the run directory."""
+class CommitLostError(JobFailedError):
+    """A commit that an attempt made is not in the run directory: nor would the next one's be."""
 
 
 class Attempts:
@@ -41,6 +41,8 @@ class Attempts:
         self._lease = lease
         self._workforce = Workforce(sizes(job.fixed.layout.lanes, job.spec.cluster), job.spec.cluster, journal)
         self._history: list[Failure] = []
+        self._committed = 0
+        """The step that the attempt before committed, and that the next one must find; 0 where there is none."""
         self._micro_batch: int | None = None
         """Rows that a rank encodes at a time, once the spec's were too many."""
 
@@ -56,11 +58,11 @@ class Attempts:
             [*attempts(job.storage, job.run), *(event.get("attempt", 0) for event in self._journal.ledger.events())],
             default=0,
         )
-        committed, goes_on = 0, True
+        goes_on = True
         while True:
-            uri, step, size = None, committed, None
+            uri, step, size = None, self._committed, None
             try:
-                uri, step = self._resume_point(committed)
+                uri, step = self._resume_point()
                 if step >= job.fixed.total_steps:
                     return True
                 if not goes_on or self._interrupt.requested():
@@ -77,7 +79,7 @@ class Attempts:
             except StorageError as error:
                 cause = f"{type(error).__name__}: {error}"
                 ended = Ended(failure=Failure(Kind.STORAGE, cause, fingerprint=cause))
-            committed, goes_on = ended.step, True
+            self._committed, goes_on = ended.step, True
             if ended.failure is not None:
                 self._failed(number, size, self._enriched(ended, number, uri, step), uri)
             elif ended.step < job.fixed.total_steps:
@@ -85,19 +87,22 @@ class Attempts:
 
     # --- the beginning of an attempt ---
 
-    def _resume_point(self, committed: int) -> tuple[str | None, int]:
+    def _resume_point(self) -> tuple[str | None, int]:
         """The newest good checkpoint and its step. The newer ones that are not are withdrawn: they must not count as
-        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than `committed`."""
+        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than what was committed, and none was
+        withdrawn."""
         from orchestrator.checkpoints import newest_good
 
         job = self._job
         good = newest_good(job.storage, job.run, job.fixed)
+        if good.rejected:
+            self._committed = good.step
         for rejected in good.rejected:
             self._withdraw(rejected.uri, rejected.reason)
-        if good.step < committed:
+        if good.step < self._committed:
             raise CommitLostError(
-                f"step {committed} was committed and can't be read back, {good.step} can. All nodes must see the same "
-                f"{job.run.uri}: set storage.root to storage that they share."
+                f"{job.spec.name}: step {self._committed} was committed and can't be read back, {good.step} can. All "
+                f"nodes must see the same {job.run.uri}: set storage.root to storage that they share."
             )
         return good.uri, good.step
 

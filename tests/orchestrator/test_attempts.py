@@ -57,10 +57,10 @@ class Stage:
         self.journal = Journal(self.ledger, self.view)
         self.lease = Lease(self.job.storage, self.job.run)
 
-    def commit(self, step: int) -> Outcome:
+    def commit(self, step: int, experiment: str | None = None) -> Outcome:
         """What an attempt leaves that ends at `step`."""
         fixed = self.job.fixed
-        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
+        manifest = Manifest(step, experiment or fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
         self.job.storage.write(f"{self.job.run.checkpoint(step)}/manifest.json", manifest.to_json())
         return Outcome(step)
 
@@ -177,13 +177,25 @@ def test_a_checkpoint_that_a_rank_finds_damaged_is_withdrawn_at_no_cost(stage: M
     assert committed_steps(set_up.job.storage, set_up.job.run)[:1] == [4]
 
 
-def test_a_commit_that_can_not_be_read_back_is_a_failure_of_the_storage(stage: Make) -> None:
-    set_up = stage([lambda stage: Outcome(9), ends(40)], "cluster.workers=1")
+def test_a_commit_that_is_not_there_ends_the_job(stage: Make) -> None:
+    """Another attempt would train for as long, and its commit be lost as well."""
+    set_up = stage([lambda stage: Outcome(9)])
+    with pytest.raises(JobFailedError, match="digits-clip: step 9 was committed and can't be read back, 0 can") as lost:
+        set_up.train()
+    assert "set storage.root to storage that they share" in str(lost.value)
+    assert not set_up.events("attempt_failed")
+
+
+def test_a_commit_that_is_damaged_at_once_costs_the_steps_since_the_one_before(stage: Make) -> None:
+    def damaged(stage: Stage) -> Outcome:
+        stage.commit(8)
+        return stage.commit(40, experiment="another")
+
+    set_up = stage([damaged, ends(40)])
     assert set_up.train()
-    (failed,) = set_up.events("attempt_failed")
-    assert failed["kind"] == "storage"
-    assert "CommitLostError: step 9 was committed and can't be read back, 0 can." in failed["cause"]
-    assert "set storage.root to storage that they share" in failed["cause"]
+    assert [resumed for _, _, resumed in set_up.played] == [None, "00000008"]
+    assert [event["checkpoint"][-8:] for event in set_up.events("checkpoint_rejected")] == ["00000040"]
+    assert not set_up.events("attempt_failed")
 
 
 def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make) -> None:
