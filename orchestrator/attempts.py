@@ -20,7 +20,8 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
-from orchestrator.watch import Ended, Watch, Why
+from orchestrator.stop_request import Why, requested
+from orchestrator.watch import Ended, Watch
 from orchestrator.workforce import Workforce
 from workers.data.order import rows_per_rank
 from workers.run import committed_steps
@@ -58,16 +59,15 @@ class Attempts:
             [*attempts(job.storage, job.run), *(event.get("attempt", 0) for event in self._journal.ledger.events())],
             default=0,
         )
-        goes_on = True
         while True:
             uri, step, size = None, self._committed, None
             try:
                 uri, step = self._resume_point()
                 if step >= job.fixed.total_steps:
                     return True
-                if not goes_on or self._interrupt.requested():
+                if self._stopped():
                     return False
-                size = self._workforce.wait(lambda: self._interrupt.requested() or self._lease.lost)
+                size = self._workforce.wait(lambda: self._stopped() or self._lease.lost)
                 if self._lease.lost:
                     raise TakenOverError(job.spec.name)
                 if size is None:
@@ -79,18 +79,20 @@ class Attempts:
             except StorageError as error:
                 cause = f"{type(error).__name__}: {error}"
                 ended = Ended(failure=Failure(Kind.STORAGE, cause, fingerprint=cause))
-            self._committed, goes_on = ended.step, True
+            self._committed = ended.step
+            if ended.asked is Why.INTERRUPTED:
+                self._interrupted()
             if ended.failure is not None:
                 self._failed(number, size, self._enriched(ended, number, uri, step), uri)
             elif ended.step < job.fixed.total_steps:
-                goes_on = self._goes_on(number, ended)
+                self._ended_early(number, ended)
 
     # --- the beginning of an attempt ---
 
     def _resume_point(self) -> tuple[str | None, int]:
         """The newest good checkpoint and its step. The newer ones that are not are withdrawn: they must not count as
-        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than what was committed, and none was
-        withdrawn."""
+        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than what was
+        committed, and none was withdrawn."""
         from orchestrator.checkpoints import newest_good
 
         job = self._job
@@ -120,7 +122,8 @@ class Attempts:
 
         job = self._job
         claim_attempt(job.storage, job.run, number, self._lease.token)
-        job.storage.delete(job.run.stop)
+        if requested(job.storage, job.run) is not Why.INTERRUPTED:
+            job.storage.delete(job.run.stop)  # what it says was done; any other one ends the attempt at its first step
         self._journal.event(
             "attempt_started",
             f"attempt {number}: {size} worker{'s' if size > 1 else ''} from step {step}",
@@ -156,10 +159,11 @@ class Attempts:
 
     # --- its end ---
 
-    def _goes_on(self, number: int, ended: Ended) -> bool:
-        """After a commit before the last step: whether another attempt follows."""
+    def _ended_early(self, number: int, ended: Ended) -> None:
+        """After a commit before the last step. Raises JobFailedError: too many nodes were taken away."""
         if ended.asked not in (Why.PREEMPTED, Why.GROW):
-            return False
+            self._interrupted()  # whoever asked has withdrawn the request, or it can't be read
+            return
         self._journal.event(
             "attempt_ended",
             f"attempt {number} ended at step {ended.step}, which is committed",
@@ -170,7 +174,6 @@ class Attempts:
         if ended.asked is Why.PREEMPTED:
             cause = "a node was taken away; it was saved before"
             self._decide(number, Failure(Kind.PREEMPTED, cause, step=ended.step, committed=ended.step))
-        return True
 
     def _enriched(self, ended: Ended, number: int, resume_from: str | None, start: int) -> Failure:
         """The failure with what only the driver knows: the step that was reached, the newest commit, why it was asked
@@ -263,10 +266,25 @@ class Attempts:
     def _pause(self, seconds: float) -> None:
         """Waits, but not through an interrupt, nor when another driver has the run. Raises JobFailedError."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._interrupt.requested():
+        while (left := until - time.monotonic()) > 0 and not self._stopped():
             if self._lease.lost:
                 raise TakenOverError(self._job.spec.name)
             self._interrupt.wait(min(left, 1.0))
+
+    def _stopped(self) -> bool:
+        """Whether the job is interrupted, by the user or by whoever else wrote a request to stop."""
+        if not self._interrupt.requested():
+            with contextlib.suppress(StorageError):  # no answer is not a request
+                if requested(self._job.storage, self._job.run) is Why.INTERRUPTED:
+                    self._interrupted()
+        return self._interrupt.requested()
+
+    def _interrupted(self) -> None:
+        """The job was asked to end, if not by the user then by somebody else: from now on that makes no difference."""
+        if not self._interrupt.requested():
+            self._interrupt.request()
+            message = f"somebody asked the job to stop, by {self._job.run.stop}; Ctrl-C stops it at once"
+            self._journal.event("stop_requested", message, reason=Why.INTERRUPTED)
 
     def _kept(self, failure: Failure) -> str:
         kept = f"Step {failure.committed} is committed" if failure.committed else "Nothing is committed yet"

@@ -198,14 +198,41 @@ def test_a_commit_that_is_damaged_at_once_costs_the_steps_since_the_one_before(s
     assert not set_up.events("attempt_failed")
 
 
-def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make) -> None:
+def asks(stage: Stage) -> None:
+    """Somebody else's request to stop, over whatever is there."""
+    stage.job.storage.write(stage.job.run.stop, b"please")
+
+
+@pytest.mark.parametrize("draining", [set(), {"n"}])
+def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make, draining: set[str]) -> None:
+    """Also where the driver had asked as well, before."""
+
     def asked(stage: Stage) -> Outcome:
-        stage.job.storage.write(stage.job.run.stop, b"please")
+        if draining:
+            stage.until_asked()
+        asks(stage)
         return stage.commit(9)
 
-    set_up = stage([asked])
+    set_up = stage([asked], "cluster.workers=1")
+    set_up.draining = draining
     assert not set_up.train()
     assert len(set_up.played) == 1
+    told = set_up.events("stop_requested")[-1]
+    assert told["message"] == f"somebody asked the job to stop, by {set_up.job.run.stop}; Ctrl-C stops it at once"
+    assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
+
+
+def test_a_request_of_the_drivers_does_not_take_the_place_of_another(stage: Make) -> None:
+    def asked(stage: Stage) -> Outcome:
+        asks(stage)
+        stage.draining = {"n"}
+        time.sleep(0.1)  # some looks
+        return stage.commit(9)
+
+    set_up = stage([asked], "cluster.workers=1")
+    assert not set_up.train()
+    assert [event["reason"] for event in set_up.events("stop_requested")] == ["interrupted"]
+    assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
 
 
 def test_an_interrupted_job_is_interrupted_even_if_that_can_not_be_written_down(
@@ -326,11 +353,12 @@ def test_a_wait_that_is_too_long(stage: Make) -> None:
         set_up.train()
 
 
+@pytest.mark.parametrize("by", ["the user", "somebody else"])
 @pytest.mark.parametrize("where", ["for workers", "between attempts"])
-def test_an_interrupt_ends_a_wait(stage: Make, where: str) -> None:
+def test_an_interrupt_ends_a_wait(stage: Make, where: str, by: str) -> None:
     set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
     set_up.room = 1 if where == "for workers" else 8
-    threading.Timer(0.5, set_up.interrupt.request).start()
+    threading.Timer(0.5, set_up.interrupt.request if by == "the user" else lambda: asks(set_up)).start()
     assert not set_up.train()
     assert len(set_up.events("retry")) == (where == "between attempts")
 
