@@ -208,10 +208,6 @@ class Attempts:
             details=failure.details,
             **({"reason": Why.PREEMPTED} if preempted else {}),
         )
-        if self._interrupt.requested():
-            raise JobFailedError(
-                f"{self._job.spec.name}: it failed before it could save: {failure.cause}\n{self._kept(failure)}"
-            )
         encoded = None
         try:
             if failure.kind is Kind.CHECKPOINT and resume_from is not None:
@@ -224,13 +220,16 @@ class Attempts:
         self._decide(number, failure, encoded)
 
     def _decide(self, number: int, failure: Failure, encoded: retry.Encoded | None = None) -> None:
-        """Waits until the next attempt shall start. Raises JobFailedError: there is none."""
+        """Waits until the next attempt shall start, if the job is not interrupted. Raises JobFailedError: there would
+        be none in any case."""
         job = self._job
         decision = retry.decide(failure, self._history, job.spec.retry, encoded=encoded, draw=random.random())
         if failure.kind is not Kind.CHECKPOINT:
             self._history.append(failure)
         if isinstance(decision, retry.GiveUp):
             raise JobFailedError(f"{job.spec.name}: {failure.cause}\n{decision.reason}\n{self._kept(failure)}")
+        if self._stopped():
+            return
         smaller = ""
         if decision.smaller_micro_batch is not None:
             self._micro_batch = decision.smaller_micro_batch

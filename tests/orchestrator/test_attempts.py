@@ -266,6 +266,25 @@ def test_an_interrupted_job_is_interrupted_even_if_that_can_not_be_written_down(
         assert ("could not be written down: no answer" in set_up.output.getvalue()) == (not written)
 
 
+@pytest.mark.parametrize(("kind", "fails_for_good"), [(Kind.WORKER_LOST, False), (Kind.DIVERGED, True)])
+def test_an_interrupt_that_meets_a_failure(stage: Make, kind: Kind, fails_for_good: bool) -> None:
+    """What the next attempt would mend, the same command does; the event log has the failure."""
+
+    def play(stage: Stage) -> Outcome:
+        stage.interrupt.request()
+        return fails(kind, committed=8)(stage)
+
+    set_up = stage([play], "retry.worker_lost.delay_seconds=200", "retry.worker_lost.max_delay_seconds=300")
+    if fails_for_good:
+        with pytest.raises(JobFailedError, match="diverged it is"):
+            set_up.drive()
+    else:
+        assert set_up.drive() is State.INTERRUPTED
+    assert set_up.ledger.status().state == ("failed" if fails_for_good else "interrupted")
+    assert [failure["kind"] for failure in set_up.ledger.status().failures] == [kind]
+    assert not set_up.events("retry")
+
+
 def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
     """A global batch of 32: 16 rows on each of two ranks, then 8, then 4."""
     set_up = stage([fails(Kind.OUT_OF_MEMORY), fails(Kind.OUT_OF_MEMORY), ends(40)], "cluster.workers=2")
