@@ -60,25 +60,29 @@ class Attempts:
             default=0,
         )
         while True:
-            uri, step, size = None, self._committed, None
             try:
                 uri, step = self._resume_point()
-                if step >= job.fixed.total_steps:
-                    return True
+            except StorageError as error:
+                self._resume_failed(error)
                 if self._stopped():
                     return False
-                size = self._workforce.wait(lambda: self._stopped() or self._lease.lost)
-                if self._lease.lost:
-                    raise TakenOverError(job.spec.name)
-                if size is None:
-                    return False
-                number += 1
+                continue
+            if step >= job.fixed.total_steps:
+                return True
+            if self._stopped():
+                return False
+            size = self._workforce.wait(lambda: self._stopped() or self._lease.lost)
+            if self._lease.lost:
+                raise TakenOverError(job.spec.name)
+            if size is None:
+                return False
+            number += 1
+            try:
                 ended = self._attempt(number, uri, step, size)
             except FencedError as error:
                 raise TakenOverError(job.spec.name) from error
             except StorageError as error:
-                cause = f"{type(error).__name__}: {error}"
-                ended = Ended(failure=Failure(Kind.STORAGE, cause, fingerprint=cause))
+                ended = Ended(failure=_of_storage(error))
             self._committed = ended.step
             if ended.asked is Why.INTERRUPTED:
                 self._interrupted()
@@ -107,6 +111,19 @@ class Attempts:
                 f"nodes must see the same {job.run.uri}: set storage.root to storage that they share."
             )
         return good.uri, good.step
+
+    def _resume_failed(self, error: StorageError) -> None:
+        """Waits for the next look at the checkpoints. Raises JobFailedError: the storage was away too often."""
+        # A look makes no commit: the newest that is known of is the one that the failures before had.
+        committed = max([self._committed, *(failure.committed for failure in self._history[-1:])])
+        failure = replace(_of_storage(error), step=committed, committed=committed)
+        self._journal.event(
+            "resume_failed",
+            f"the checkpoint to go on from can't be looked for ({failure.kind}): {failure.cause}",
+            kind=failure.kind,
+            cause=failure.cause,
+        )
+        self._decide(None, failure)
 
     def _withdraw(self, uri: str, reason: str) -> None:
         from workers.train.checkpoint import withdraw
@@ -192,7 +209,7 @@ class Attempts:
             committed = max([0, *committed_steps(self._job.storage, self._job.run)])
         return replace(failure, step=step, committed=committed)
 
-    def _failed(self, number: int, size: int | None, failure: Failure, resume_from: str | None) -> None:
+    def _failed(self, number: int, size: int, failure: Failure, resume_from: str | None) -> None:
         """Writes a failure down, and waits for as long as the next attempt shall. Raises JobFailedError."""
         if failure.kind is Kind.FENCED:
             raise TakenOverError(self._job.spec.name)
@@ -213,15 +230,15 @@ class Attempts:
             if failure.kind is Kind.CHECKPOINT and resume_from is not None:
                 with contextlib.suppress(NotFoundError):  # without a manifest it is no commit any more
                     self._withdraw(resume_from, failure.cause)
-            elif failure.kind is Kind.OUT_OF_MEMORY and size is not None:
+            elif failure.kind is Kind.OUT_OF_MEMORY:
                 encoded = self._encoded(number, size)
         except StorageError as error:
             failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
         self._decide(number, failure, encoded)
 
-    def _decide(self, number: int, failure: Failure, encoded: retry.Encoded | None = None) -> None:
+    def _decide(self, number: int | None, failure: Failure, encoded: retry.Encoded | None = None) -> None:
         """Waits until the next attempt shall start, if the job is not interrupted. Raises JobFailedError: there would
-        be none in any case."""
+        be none in any case. number: the attempt that failed; None where none ran."""
         job = self._job
         decision = retry.decide(failure, self._history, job.spec.retry, encoded=encoded, draw=random.random())
         if failure.kind is not Kind.CHECKPOINT:
@@ -237,7 +254,7 @@ class Attempts:
         self._journal.event(
             "retry",
             f"next attempt in {decision.delay_seconds:.1f} s{smaller}",
-            attempt=number,
+            **({} if number is None else {"attempt": number}),
             kind=failure.kind,
             delay_seconds=decision.delay_seconds,
             micro_batch=self._micro_batch,
@@ -288,3 +305,8 @@ class Attempts:
     def _kept(self, failure: Failure) -> str:
         kept = f"Step {failure.committed} is committed" if failure.committed else "Nothing is committed yet"
         return f"{kept}; mend the cause, and the same command goes on from there."
+
+
+def _of_storage(error: StorageError) -> Failure:
+    cause = f"{type(error).__name__}: {error}"
+    return Failure(Kind.STORAGE, cause, fingerprint=cause)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from jobspecs.errors import JobFailedError, UnreachableError
-from orchestrator import elastic, journal, ray_cluster, watch, workforce
+from orchestrator import checkpoints, elastic, journal, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -283,6 +283,50 @@ def test_an_interrupt_that_meets_a_failure(stage: Make, kind: Kind, fails_for_go
     assert set_up.ledger.status().state == ("failed" if fails_for_good else "interrupted")
     assert [failure["kind"] for failure in set_up.ledger.status().failures] == [kind]
     assert not set_up.events("retry")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_storage_that_is_away_between_attempts_is_no_failure_of_an_attempt(
+    stage: Make, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    away = [False]
+
+    def looked_for(*arguments: object) -> checkpoints.NewestGood:
+        if away[0]:
+            away[0] = interrupted
+            raise UnreachableError("no answer")
+        return newest_good(*arguments)
+
+    def play(stage: Stage) -> Outcome:
+        away[0] = True
+        if interrupted:
+            stage.interrupt.request()
+        else:
+            stage.draining = {"n"}
+        ended = ends_when_asked(9)(stage)
+        stage.draining = set()
+        return ended
+
+    newest_good = checkpoints.newest_good
+    monkeypatch.setattr(checkpoints, "newest_good", looked_for)
+    set_up = stage([play, ends(40)], "cluster.workers=1")
+    assert set_up.drive() is (State.INTERRUPTED if interrupted else State.SUCCEEDED)
+    assert [resumed for _, _, resumed in set_up.played] == [None, "00000009"][: 1 if interrupted else 2]
+    (failed,) = set_up.events("resume_failed")
+    assert failed["message"].endswith("can't be looked for (storage): UnreachableError: no answer")
+    assert "attempt" not in failed
+    assert not set_up.ledger.status().failures
+
+
+def test_a_storage_that_stays_away_between_attempts_fails_the_job(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_for(*arguments: object) -> checkpoints.NewestGood:
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr(checkpoints, "newest_good", looked_for)
+    set_up = stage([], "retry.max_failures_without_commit=3")
+    with pytest.raises(JobFailedError, match="no answer\n3 failures with no new commit in between"):
+        set_up.train()
+    assert len(set_up.events("resume_failed")) == 3
 
 
 def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
