@@ -20,15 +20,16 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
-from orchestrator.watch import Ended, Watch, Why
+from orchestrator.stop_request import Why, requested
+from orchestrator.watch import Ended, Watch
 from orchestrator.workforce import Workforce
 from workers.data.order import rows_per_rank
 from workers.run import committed_steps
 from workers.run_inputs import load_tokenizers
 
 
-class CommitLostError(StorageError):
-    """A commit that an attempt made is not in the run directory."""
+class CommitLostError(JobFailedError):
+    """A commit that an attempt made is not in the run directory: nor would the next one's be."""
 
 
 class Attempts:
@@ -41,6 +42,8 @@ class Attempts:
         self._lease = lease
         self._workforce = Workforce(sizes(job.fixed.layout.lanes, job.spec.cluster), job.spec.cluster, journal)
         self._history: list[Failure] = []
+        self._committed = 0
+        """The step that the attempt before committed, and that the next one must find; 0 where there is none."""
         self._micro_batch: int | None = None
         """Rows that a rank encodes at a time, once the spec's were too many."""
 
@@ -56,50 +59,71 @@ class Attempts:
             [*attempts(job.storage, job.run), *(event.get("attempt", 0) for event in self._journal.ledger.events())],
             default=0,
         )
-        committed, goes_on = 0, True
         while True:
-            uri, step, size = None, committed, None
             try:
-                uri, step = self._resume_point(committed)
-                if step >= job.fixed.total_steps:
-                    return True
-                if not goes_on or self._interrupt.requested():
+                uri, step = self._resume_point()
+            except StorageError as error:
+                self._resume_failed(error)
+                if self._stopped():
                     return False
-                size = self._workforce.wait(lambda: self._interrupt.requested() or self._lease.lost)
-                if self._lease.lost:
-                    raise TakenOverError(job.spec.name)
-                if size is None:
-                    return False
-                number += 1
+                continue
+            if step >= job.fixed.total_steps:
+                return True
+            if self._stopped():
+                return False
+            size = self._workforce.wait(lambda: self._stopped() or self._lease.lost)
+            if self._lease.lost:
+                raise TakenOverError(job.spec.name)
+            if size is None:
+                return False
+            number += 1
+            try:
                 ended = self._attempt(number, uri, step, size)
             except FencedError as error:
                 raise TakenOverError(job.spec.name) from error
             except StorageError as error:
-                cause = f"{type(error).__name__}: {error}"
-                ended = Ended(failure=Failure(Kind.STORAGE, cause, fingerprint=cause))
-            committed, goes_on = ended.step, True
+                ended = Ended(failure=_of_storage(error))
+            self._committed = ended.step
+            if ended.asked is Why.INTERRUPTED:
+                self._interrupted()
             if ended.failure is not None:
                 self._failed(number, size, self._enriched(ended, number, uri, step), uri)
             elif ended.step < job.fixed.total_steps:
-                goes_on = self._goes_on(number, ended)
+                self._ended_early(number, ended)
 
     # --- the beginning of an attempt ---
 
-    def _resume_point(self, committed: int) -> tuple[str | None, int]:
+    def _resume_point(self) -> tuple[str | None, int]:
         """The newest good checkpoint and its step. The newer ones that are not are withdrawn: they must not count as
-        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than `committed`."""
+        commits any more, nor be kept in place of good ones. Raises CommitLostError: it is older than what was
+        committed, and none was withdrawn."""
         from orchestrator.checkpoints import newest_good
 
         job = self._job
         good = newest_good(job.storage, job.run, job.fixed)
+        if good.rejected:
+            self._committed = good.step
         for rejected in good.rejected:
             self._withdraw(rejected.uri, rejected.reason)
-        if good.step < committed:
+        if good.step < self._committed:
             raise CommitLostError(
-                f"step {committed} was committed and can't be read back, {good.step} can. All nodes must see the same "
-                f"{job.run.uri}: set storage.root to storage that they share."
+                f"{job.spec.name}: step {self._committed} was committed and can't be read back, {good.step} can. All "
+                f"nodes must see the same {job.run.uri}: set storage.root to storage that they share."
             )
         return good.uri, good.step
+
+    def _resume_failed(self, error: StorageError) -> None:
+        """Waits for the next look at the checkpoints. Raises JobFailedError: the storage was away too often."""
+        # A look makes no commit: the newest that is known of is the one that the failures before had.
+        committed = max([self._committed, *(failure.committed for failure in self._history[-1:])])
+        failure = replace(_of_storage(error), step=committed, committed=committed)
+        self._journal.event(
+            "resume_failed",
+            f"the checkpoint to go on from can't be looked for ({failure.kind}): {failure.cause}",
+            kind=failure.kind,
+            cause=failure.cause,
+        )
+        self._decide(None, failure)
 
     def _withdraw(self, uri: str, reason: str) -> None:
         from workers.train.checkpoint import withdraw
@@ -115,7 +139,8 @@ class Attempts:
 
         job = self._job
         claim_attempt(job.storage, job.run, number, self._lease.token)
-        job.storage.delete(job.run.stop)
+        if requested(job.storage, job.run) is not Why.INTERRUPTED:
+            job.storage.delete(job.run.stop)  # what it says was done; any other one ends the attempt at its first step
         self._journal.event(
             "attempt_started",
             f"attempt {number}: {size} worker{'s' if size > 1 else ''} from step {step}",
@@ -151,10 +176,11 @@ class Attempts:
 
     # --- its end ---
 
-    def _goes_on(self, number: int, ended: Ended) -> bool:
-        """After a commit before the last step: whether another attempt follows."""
+    def _ended_early(self, number: int, ended: Ended) -> None:
+        """After a commit before the last step. Raises JobFailedError: too many nodes were taken away."""
         if ended.asked not in (Why.PREEMPTED, Why.GROW):
-            return False
+            self._interrupted()  # whoever asked has withdrawn the request, or it can't be read
+            return
         self._journal.event(
             "attempt_ended",
             f"attempt {number} ended at step {ended.step}, which is committed",
@@ -165,7 +191,6 @@ class Attempts:
         if ended.asked is Why.PREEMPTED:
             cause = "a node was taken away; it was saved before"
             self._decide(number, Failure(Kind.PREEMPTED, cause, step=ended.step, committed=ended.step))
-        return True
 
     def _enriched(self, ended: Ended, number: int, resume_from: str | None, start: int) -> Failure:
         """The failure with what only the driver knows: the step that was reached, the newest commit, why it was asked
@@ -184,7 +209,7 @@ class Attempts:
             committed = max([0, *committed_steps(self._job.storage, self._job.run)])
         return replace(failure, step=step, committed=committed)
 
-    def _failed(self, number: int, size: int | None, failure: Failure, resume_from: str | None) -> None:
+    def _failed(self, number: int, size: int, failure: Failure, resume_from: str | None) -> None:
         """Writes a failure down, and waits for as long as the next attempt shall. Raises JobFailedError."""
         if failure.kind is Kind.FENCED:
             raise TakenOverError(self._job.spec.name)
@@ -200,15 +225,11 @@ class Attempts:
             details=failure.details,
             **({"reason": Why.PREEMPTED} if preempted else {}),
         )
-        if self._interrupt.requested():
-            raise JobFailedError(
-                f"{self._job.spec.name}: it failed before it could save: {failure.cause}\n{self._kept(failure)}"
-            )
         encoded = None
         try:
             if failure.kind is Kind.CHECKPOINT and resume_from is not None:
                 failure = self._damaged(resume_from, failure)
-            elif failure.kind is Kind.OUT_OF_MEMORY and size is not None:
+            elif failure.kind is Kind.OUT_OF_MEMORY:
                 encoded = self._encoded(number, size)
         except StorageError as error:
             failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
@@ -227,14 +248,17 @@ class Attempts:
         cause = f"{failure.cause}; the driver finds it whole. All nodes must see the same storage.root"
         return replace(failure, kind=Kind.STORAGE, cause=cause)
 
-    def _decide(self, number: int, failure: Failure, encoded: retry.Encoded | None = None) -> None:
-        """Waits until the next attempt shall start. Raises JobFailedError: there is none."""
+    def _decide(self, number: int | None, failure: Failure, encoded: retry.Encoded | None = None) -> None:
+        """Waits until the next attempt shall start, if the job is not interrupted. Raises JobFailedError: there would
+        be none in any case. number: the attempt that failed; None where none ran."""
         job = self._job
         decision = retry.decide(failure, self._history, job.spec.retry, encoded=encoded, draw=random.random())
         if failure.kind is not Kind.CHECKPOINT:
             self._history.append(failure)
         if isinstance(decision, retry.GiveUp):
             raise JobFailedError(f"{job.spec.name}: {failure.cause}\n{decision.reason}\n{self._kept(failure)}")
+        if self._stopped():
+            return
         smaller = ""
         if decision.smaller_micro_batch is not None:
             self._micro_batch = decision.smaller_micro_batch
@@ -242,7 +266,7 @@ class Attempts:
         self._journal.event(
             "retry",
             f"next attempt in {decision.delay_seconds:.1f} s{smaller}",
-            attempt=number,
+            **({} if number is None else {"attempt": number}),
             kind=failure.kind,
             delay_seconds=decision.delay_seconds,
             micro_batch=self._micro_batch,
@@ -270,11 +294,31 @@ class Attempts:
     def _pause(self, seconds: float) -> None:
         """Waits, but not through an interrupt, nor when another driver has the run. Raises JobFailedError."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._interrupt.requested():
+        while (left := until - time.monotonic()) > 0 and not self._stopped():
             if self._lease.lost:
                 raise TakenOverError(self._job.spec.name)
             self._interrupt.wait(min(left, 1.0))
 
+    def _stopped(self) -> bool:
+        """Whether the job is interrupted, by the user or by whoever else wrote a request to stop."""
+        if not self._interrupt.requested():
+            with contextlib.suppress(StorageError):  # no answer is not a request
+                if requested(self._job.storage, self._job.run) is Why.INTERRUPTED:
+                    self._interrupted()
+        return self._interrupt.requested()
+
+    def _interrupted(self) -> None:
+        """The job was asked to end, if not by the user then by somebody else: from now on that makes no difference."""
+        if not self._interrupt.requested():
+            self._interrupt.request()
+            message = f"somebody asked the job to stop, by {self._job.run.stop}; Ctrl-C stops it at once"
+            self._journal.event("stop_requested", message, reason=Why.INTERRUPTED)
+
     def _kept(self, failure: Failure) -> str:
         kept = f"Step {failure.committed} is committed" if failure.committed else "Nothing is committed yet"
         return f"{kept}; mend the cause, and the same command goes on from there."
+
+
+def _of_storage(error: StorageError) -> Failure:
+    cause = f"{type(error).__name__}: {error}"
+    return Failure(Kind.STORAGE, cause, fingerprint=cause)

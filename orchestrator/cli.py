@@ -78,14 +78,18 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
 
         from orchestrator.driver import Driver
         from orchestrator.interrupt import Interrupt
+        from orchestrator.ledger import Ledger, State
         from orchestrator.view import View
 
         interrupt = Interrupt()
         view = View(Console())
         with _signals(interrupt):
-            status = Driver(prepared, view, interrupt).run()
-        view.results(status, f"{status.name}: {status.state} after {status.step} steps")
-    sys.exit(INTERRUPTED if status.state == "interrupted" else DONE)
+            state = Driver(prepared, view, interrupt).run()
+    code = DONE if state is State.SUCCEEDED else INTERRUPTED
+    with _told(code):  # results that can't be read now are there all the same
+        status = Ledger(prepared.storage, prepared.run).status()
+        view.results(status, f"{status.name}: {state.label} after {status.step} steps")
+    sys.exit(code)
 
 
 @app.command()

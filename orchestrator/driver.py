@@ -6,7 +6,6 @@ directory does not hold: killed at any point and started again, it goes on from 
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 from jobspecs.errors import StorageError, UsageError
@@ -16,7 +15,7 @@ from orchestrator.attempts import Attempts
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
-from orchestrator.ledger import Ledger, State, Status
+from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_resources, start_ray
 from orchestrator.view import View
@@ -34,38 +33,37 @@ class Driver:
         self._journal = Journal(self._ledger, view)
         self._lease = Lease(prepared.storage, prepared.run)
 
-    def run(self) -> Status:
-        """Runs the job, or goes on with it. Returns its status when it succeeded or was interrupted.
+    def run(self) -> State:
+        """Runs the job, or goes on with it. Returns SUCCEEDED or INTERRUPTED, written down or not.
 
         Raises UsageError: it is being run already, the cluster has too little, or the run directory can't
         be written (nothing was started then); JobFailedError, TakenOverError.
         """
-        job, ledger = self._job, self._ledger
+        job = self._job
         if self._is_finished():
             self._journal.line(f"{job.spec.name} is finished: {job.fixed.total_steps} steps, all evaluations done")
-            return ledger.status()
+            return State.SUCCEEDED
         self._journal.line("starting Ray")
         start_ray(job.spec.cluster)
         check_resources(job.spec.cluster)
         try:
-            self._lease.take()
+            self._lease.take(self._journal.line)
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
         try:
             self._open()
             if Attempts(job, self._journal, self._interrupt, self._lease).run() and self._evaluate():
-                self._journal.event("run_succeeded", "succeeded")
-            else:
-                self._journal.event("run_interrupted", "interrupted; the same command goes on from here")
-            return ledger.status()
+                self._journal.end("run_succeeded", "succeeded")
+                return State.SUCCEEDED
+            self._journal.end("run_interrupted", "interrupted; the same command goes on from here")
+            return State.INTERRUPTED
         except KeyboardInterrupt:
-            self._journal.event("run_interrupted", "stopped at once; the same command goes on from the last commit")
+            self._journal.end("run_interrupted", "stopped at once; the same command goes on from the last commit")
             raise
         except TakenOverError:
             raise
         except Exception as error:
-            with contextlib.suppress(StorageError):  # whoever called shows it
-                ledger.event("run_failed", f"failed: {error}")
+            self._journal.end("run_failed", f"failed: {error}", shown=False)  # whoever called shows it
             raise
         finally:
             self._lease.give_back()

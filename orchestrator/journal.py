@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from jobspecs.errors import StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.view import View
+
+END_TRIES = 4
+END_PAUSE_SECONDS = 2.0
+"""The last event has no next one to be written with: it is tried so often, with pauses between."""
 
 
 class Journal:
@@ -25,6 +30,23 @@ class Journal:
             self.view.line(f"{message} (not written down yet: {error})")
         else:
             self.view.event(event)
+
+    def end(self, kind: str, message: str, *, shown: bool = True) -> None:
+        """The last event of this go. A storage that stays away is told to the user, and changes nothing of how the
+        go ended. shown: False where the user is told of the end in another way."""
+        event = self.ledger.append(kind, message)
+        for left in reversed(range(END_TRIES)):
+            try:
+                self.ledger.flush()
+            except StorageError as error:
+                if left:
+                    time.sleep(END_PAUSE_SECONDS)
+                else:
+                    self.view.line(f"{message} (it could not be written down: {error})")
+            else:
+                if shown:
+                    self.view.event(event)
+                return
 
     def line(self, message: str) -> None:
         """Something to see, and nothing to keep."""

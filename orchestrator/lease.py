@@ -9,6 +9,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import psutil
@@ -20,6 +21,7 @@ from workers.storage import Storage
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """A driver that has not beaten for this long is taken for dead."""
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def this_driver() -> Driver:
 
 def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
     """The driver that seems alive, or None."""
-    driver = _read(storage, run)
+    driver = _parse(_content(storage, run))
     if driver is None or time.time() - driver.time > STALE_SECONDS:
         return None
     if driver.host == socket.gethostname() and not _is_alive(driver):
@@ -52,10 +54,21 @@ def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
     return driver
 
 
-def _read(storage: Storage, run: RunDirectory) -> Driver | None:
+def _content(storage: Storage, run: RunDirectory) -> bytes | None:
     try:
-        return Driver(**json.loads(storage.read(run.driver)))
+        return storage.read(run.driver)
     except NotFoundError:
+        return None
+
+
+def _parse(content: bytes | None) -> Driver | None:
+    """The driver of a driver.json; what can't be read as one is nobody's."""
+    try:
+        there = json.loads(content or b"")
+        return Driver(
+            str(there["host"]), int(there["pid"]), float(there["created"]), str(there["token"]), float(there["time"])
+        )
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -99,16 +112,19 @@ class Lease:
         """Whether another driver has taken the run, because this one was silent for too long."""
         return self._lost.is_set()
 
-    def take(self) -> None:
-        """Raises UsageError: another driver is alive; StorageError: the directory can't be written."""
-        other = live_driver(self._storage, self._run)
+    def take(self, tell: Callable[[str], None] = lambda message: None) -> None:
+        """Takes the run. `tell` hears of a wait for a driver on another host, of at most STALE_SECONDS.
+
+        Raises UsageError: another driver is alive; StorageError: the directory can't be read or written.
+        """
+        other = self._other(tell)
         if other is None:
             self._storage.delete(self._run.driver)
             try:
                 self._storage.write(self._run.driver, self._beat(), if_absent=True)
             except AlreadyExistsError:
                 # Another one was as quick; or it is our own write, whose answer got lost.
-                there = _read(self._storage, self._run)
+                there = _parse(_content(self._storage, self._run))
                 other = None if there and there.token == self._driver.token else there
         if other is not None:
             raise UsageError(
@@ -123,8 +139,27 @@ class Lease:
         self._thread.join()
         # A file that can't be deleted now is stale in half a minute.
         with contextlib.suppress(StorageError):
-            if self._is_ours():
+            if not self._is_anothers():
                 self._storage.delete(self._run.driver)
+
+    def _other(self, tell: Callable[[str], None]) -> Driver | None:
+        """The driver that has the run and is alive. One on another host is alive if it beats while we look: its clock
+        may be another than ours."""
+        content = _content(self._storage, self._run)
+        driver = _parse(content)
+        if driver is None or driver.host == self._driver.host:
+            return live_driver(self._storage, self._run)
+        tell(
+            f"{self._run.name} was driven by process {driver.pid} on {driver.host}: waiting up to "
+            f"{STALE_SECONDS:.0f} s for a sign of life of it"
+        )
+        deadline = time.monotonic() + STALE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            now = _content(self._storage, self._run)
+            if now != content:
+                return _parse(now)
+        return None
 
     def _beat(self) -> bytes:
         return json.dumps(asdict(replace(self._driver, time=time.time()))).encode()
@@ -133,11 +168,13 @@ class Lease:
         while not self._closing.wait(HEARTBEAT_SECONDS):
             # A store that does not answer: the next beat tries again; silence is what it is for.
             with contextlib.suppress(StorageError):
-                if not self._is_ours():
+                if self._is_anothers():
                     self._lost.set()
                     return
                 self._storage.write(self._run.driver, self._beat())
 
-    def _is_ours(self) -> bool:
-        there = _read(self._storage, self._run)
-        return there is not None and there.token == self._driver.token
+    def _is_anothers(self) -> bool:
+        """Also without a file: another deletes ours before it writes its own. A damaged one is nobody's."""
+        content = _content(self._storage, self._run)
+        there = _parse(content)
+        return content is None or (there is not None and there.token != self._driver.token)

@@ -80,17 +80,30 @@ class Ledger:
         self.storage = storage
         self.run = run
         self._writer: PartsWriter | None = None
+        self._kept: list[dict[str, Any]] = []
+        """Events that the writer does not have yet: it can't be made while the storage is away."""
 
     # --- written by the driver ---
 
     def event(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
-        """Appends an event and makes it durable. Returns it."""
+        """Appends an event and makes it durable. Returns it. Raises StorageError, as `flush` does."""
+        event = self.append(kind, message, **fields)
+        self.flush()
+        return event
+
+    def append(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
+        """Appends an event, which is durable after the next `flush`. Returns it."""
+        event = {"time": time.time(), "event": kind, "message": message, **fields}
+        self._kept.append(event)
+        return event
+
+    def flush(self) -> None:
+        """Makes all events durable. Raises StorageError; nothing is lost, the next flush tries again."""
         if self._writer is None:
             self._writer = PartsWriter(self.storage, self.run.events)
-        event = {"time": time.time(), "event": kind, "message": message, **fields}
-        self._writer.append(event)
+        while self._kept:
+            self._writer.append(self._kept.pop(0))
         self._writer.flush()
-        return event
 
     # --- read by anyone ---
 

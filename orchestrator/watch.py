@@ -6,14 +6,14 @@ in it says why. A rank that hangs can't be asked: the monitor ends its process.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from jobspecs.errors import StorageError
+from jobspecs.errors import AlreadyExistsError, StorageError
 from orchestrator import ray_cluster
 from orchestrator.elastic import grown_size
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -23,6 +23,7 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
+from orchestrator.stop_request import Why, requested
 from orchestrator.workforce import Workforce
 from workers.run import committed_steps
 
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 END_SECONDS = 60.0
 """Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
-
-
-class Why(StrEnum):
-    """Why an attempt was asked to end: the content of `stop`."""
-
-    INTERRUPTED = "interrupted"
-    """By the user, or by whoever else wrote the request."""
-    PREEMPTED = "preempted"
-    """A node with workers is about to be taken away."""
-    GROW = "grow"
-    """There is room for more workers."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +107,11 @@ class Watch:
         end = ended[0] if ended else None
         if self._hang is not None and not isinstance(end, int):  # else it was only slow
             hang = self._hang
-            return Ended(failure=Failure(Kind.HANG, hang.cause, hang.details, hang.rank), asked=self._asked)
+            return Ended(failure=Failure(Kind.HANG, hang.cause, hang.details, hang.rank), asked=self._why())
         assert end is not None
         if isinstance(end, int):
-            return Ended(step=end, asked=self._asked or self._asked_by_others())
-        return Ended(failure=end, asked=self._asked)
+            return Ended(step=end, asked=self._why())
+        return Ended(failure=end, asked=self._why())
 
     def _end(self, thread: threading.Thread) -> None:
         """Ends an attempt that hangs. What Ray starts meanwhile is ended too."""
@@ -172,13 +162,20 @@ class Watch:
             self._ask(Why.GROW, f"there is room for {size} workers: saving, and going on with them", world_size=size)
 
     def _ask(self, why: Why, message: str, **fields: object) -> None:
-        self._job.storage.write(self._job.run.stop, why.encode())
+        job = self._job
+        try:
+            # The user's own request may take the place of any: it says the same as another's.
+            job.storage.write(job.run.stop, why.encode(), if_absent=why is not Why.INTERRUPTED)
+        except AlreadyExistsError:
+            self._asked = requested(job.storage, job.run)
+            if self._asked is not why:  # else it is our own write, whose answer got lost
+                return
         self._asked = why
         self._journal.event("stop_requested", message, attempt=self._attempt, reason=why, **fields)
 
-    def _asked_by_others(self) -> Why | None:
-        try:
-            word = self._job.storage.read(self._job.run.stop).decode()
-        except StorageError:
-            return None
-        return Why(word) if word in list(Why) else Why.INTERRUPTED
+    def _why(self) -> Why | None:
+        """Why it was asked to end: another's request, which may have come over ours, counts before it."""
+        there = None
+        with contextlib.suppress(StorageError):
+            there = requested(self._job.storage, self._job.run)
+        return there if there is Why.INTERRUPTED else self._asked or there

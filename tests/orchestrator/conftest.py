@@ -14,7 +14,7 @@ from jobspecs.job import JobSpec
 from jobspecs.load import load
 from orchestrator.driver import Driver
 from orchestrator.interrupt import Interrupt
-from orchestrator.ledger import Status
+from orchestrator.ledger import Ledger, Status
 from orchestrator.prepare import prepare
 from orchestrator.view import View
 from workers.data.demo import write_demo
@@ -72,4 +72,8 @@ def digits_spec(data: Path | str, root: Path | str, *more: str) -> JobSpec:
 def drive(spec: JobSpec, interrupt: Interrupt | None = None) -> Status:
     """Runs a job in this process, on the session's Ray."""
     view = View(Console(file=io.StringIO()))
-    return Driver(prepare(spec), view, interrupt or Interrupt()).run()
+    prepared = prepare(spec)
+    state = Driver(prepared, view, interrupt or Interrupt()).run()
+    status = Ledger(prepared.storage, prepared.run).status()
+    assert status.state == state.label
+    return status

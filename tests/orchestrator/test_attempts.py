@@ -12,19 +12,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobspecs.errors import JobFailedError
-from orchestrator import elastic, ray_cluster, watch, workforce
+from jobspecs.errors import JobFailedError, UnreachableError
+from orchestrator import checkpoints, elastic, journal, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
+from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
 from workers.run import committed_steps
+from workers.storage import ObjectInfo, Storage
 from workers.train.checkpoint import Manifest
 from workers.train.fence import claim_attempt
 from workers.train.loop import Outcome, TrainTask
@@ -50,13 +52,15 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.job.storage, self.job.run)
-        self.journal = Journal(self.ledger, View(Console(file=io.StringIO())))
+        self.output = io.StringIO()
+        self.view = View(Console(file=self.output))
+        self.journal = Journal(self.ledger, self.view)
         self.lease = Lease(self.job.storage, self.job.run)
 
-    def commit(self, step: int) -> Outcome:
+    def commit(self, step: int, experiment: str | None = None) -> Outcome:
         """What an attempt leaves that ends at `step`."""
         fixed = self.job.fixed
-        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
+        manifest = Manifest(step, experiment or fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
         self.job.storage.write(f"{self.job.run.checkpoint(step)}/manifest.json", manifest.to_json())
         return Outcome(step)
 
@@ -70,6 +74,10 @@ class Stage:
     def train(self) -> bool:
         return Attempts(self.job, self.journal, self.interrupt, self.lease).run()
 
+    def drive(self) -> State:
+        """As `tandem run` does."""
+        return Driver(self.job, self.view, self.interrupt).run()
+
     def events(self, *kinds: str) -> list[dict]:
         return [event for event in self.ledger.events() if event["event"] in kinds]
 
@@ -81,6 +89,8 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
+    for name in ("start_ray", "check_resources"):
+        monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
 
     def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
         made = Stage(prepare(digits_spec(digits, tmp_path, *JOB, *more)))
@@ -185,23 +195,156 @@ def test_a_checkpoint_that_only_a_rank_finds_damaged_stays_what_it_is(stage: Mak
     assert retry["kind"] == "storage"
 
 
-def test_a_commit_that_can_not_be_read_back_is_a_failure_of_the_storage(stage: Make) -> None:
-    set_up = stage([lambda stage: Outcome(9), ends(40)], "cluster.workers=1")
+def test_a_commit_that_is_not_there_ends_the_job(stage: Make) -> None:
+    """Another attempt would train for as long, and its commit be lost as well."""
+    set_up = stage([lambda stage: Outcome(9)])
+    with pytest.raises(JobFailedError, match="digits-clip: step 9 was committed and can't be read back, 0 can") as lost:
+        set_up.train()
+    assert "set storage.root to storage that they share" in str(lost.value)
+    assert not set_up.events("attempt_failed")
+
+
+def test_a_commit_that_is_damaged_at_once_costs_the_steps_since_the_one_before(stage: Make) -> None:
+    def damaged(stage: Stage) -> Outcome:
+        stage.commit(8)
+        return stage.commit(40, experiment="another")
+
+    set_up = stage([damaged, ends(40)])
     assert set_up.train()
-    (failed,) = set_up.events("attempt_failed")
-    assert failed["kind"] == "storage"
-    assert "CommitLostError: step 9 was committed and can't be read back, 0 can." in failed["cause"]
-    assert "set storage.root to storage that they share" in failed["cause"]
+    assert [resumed for _, _, resumed in set_up.played] == [None, "00000008"]
+    assert [event["checkpoint"][-8:] for event in set_up.events("checkpoint_rejected")] == ["00000040"]
+    assert not set_up.events("attempt_failed")
 
 
-def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make) -> None:
+def asks(stage: Stage) -> None:
+    """Somebody else's request to stop, over whatever is there."""
+    stage.job.storage.write(stage.job.run.stop, b"please")
+
+
+@pytest.mark.parametrize("draining", [set(), {"n"}])
+def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage: Make, draining: set[str]) -> None:
+    """Also where the driver had asked as well, before."""
+
     def asked(stage: Stage) -> Outcome:
-        stage.job.storage.write(stage.job.run.stop, b"please")
+        if draining:
+            stage.until_asked()
+        asks(stage)
         return stage.commit(9)
 
-    set_up = stage([asked])
+    set_up = stage([asked], "cluster.workers=1")
+    set_up.draining = draining
     assert not set_up.train()
     assert len(set_up.played) == 1
+    told = set_up.events("stop_requested")[-1]
+    assert told["message"] == f"somebody asked the job to stop, by {set_up.job.run.stop}; Ctrl-C stops it at once"
+    assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
+
+
+def test_a_request_of_the_drivers_does_not_take_the_place_of_another(stage: Make) -> None:
+    def asked(stage: Stage) -> Outcome:
+        asks(stage)
+        stage.draining = {"n"}
+        time.sleep(0.1)  # some looks
+        return stage.commit(9)
+
+    set_up = stage([asked], "cluster.workers=1")
+    assert not set_up.train()
+    assert [event["reason"] for event in set_up.events("stop_requested")] == ["interrupted"]
+    assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
+
+
+def test_an_interrupted_job_is_interrupted_even_if_that_can_not_be_written_down(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage goes away while the attempt saves; one that comes back in time still gets the event."""
+    write, fails_left = Storage.write, [0]
+
+    def flaky(storage: Storage, uri: str, data: bytes, **more: bool) -> ObjectInfo:
+        if "/events/" in uri and fails_left[0]:
+            fails_left[0] -= 1
+            raise UnreachableError("no answer")
+        return write(storage, uri, data, **more)
+
+    def interrupted(failures: int) -> Callable[[Stage], Outcome]:
+        def play(stage: Stage) -> Outcome:
+            stage.interrupt.request()
+            ended = ends_when_asked(9)(stage)
+            fails_left[0] = failures
+            return ended
+
+        return play
+
+    monkeypatch.setattr(Storage, "write", flaky)
+    monkeypatch.setattr(journal, "END_PAUSE_SECONDS", 0.0)
+    for failures, written in ((99, 0), (3, 1)):
+        fails_left[0] = 0
+        set_up = stage([interrupted(failures)], f"name=after-{failures}")
+        assert set_up.drive() is State.INTERRUPTED
+        assert len(set_up.events("run_interrupted")) == written
+        assert ("could not be written down: no answer" in set_up.output.getvalue()) == (not written)
+
+
+@pytest.mark.parametrize(("kind", "fails_for_good"), [(Kind.WORKER_LOST, False), (Kind.DIVERGED, True)])
+def test_an_interrupt_that_meets_a_failure(stage: Make, kind: Kind, fails_for_good: bool) -> None:
+    """What the next attempt would mend, the same command does; the event log has the failure."""
+
+    def play(stage: Stage) -> Outcome:
+        stage.interrupt.request()
+        return fails(kind, committed=8)(stage)
+
+    set_up = stage([play], "retry.worker_lost.delay_seconds=200", "retry.worker_lost.max_delay_seconds=300")
+    if fails_for_good:
+        with pytest.raises(JobFailedError, match="diverged it is"):
+            set_up.drive()
+    else:
+        assert set_up.drive() is State.INTERRUPTED
+    assert set_up.ledger.status().state == ("failed" if fails_for_good else "interrupted")
+    assert [failure["kind"] for failure in set_up.ledger.status().failures] == [kind]
+    assert not set_up.events("retry")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_storage_that_is_away_between_attempts_is_no_failure_of_an_attempt(
+    stage: Make, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    away = [False]
+
+    def looked_for(*arguments: object) -> checkpoints.NewestGood:
+        if away[0]:
+            away[0] = interrupted
+            raise UnreachableError("no answer")
+        return newest_good(*arguments)
+
+    def play(stage: Stage) -> Outcome:
+        away[0] = True
+        if interrupted:
+            stage.interrupt.request()
+        else:
+            stage.draining = {"n"}
+        ended = ends_when_asked(9)(stage)
+        stage.draining = set()
+        return ended
+
+    newest_good = checkpoints.newest_good
+    monkeypatch.setattr(checkpoints, "newest_good", looked_for)
+    set_up = stage([play, ends(40)], "cluster.workers=1")
+    assert set_up.drive() is (State.INTERRUPTED if interrupted else State.SUCCEEDED)
+    assert [resumed for _, _, resumed in set_up.played] == [None, "00000009"][: 1 if interrupted else 2]
+    (failed,) = set_up.events("resume_failed")
+    assert failed["message"].endswith("can't be looked for (storage): UnreachableError: no answer")
+    assert "attempt" not in failed
+    assert not set_up.ledger.status().failures
+
+
+def test_a_storage_that_stays_away_between_attempts_fails_the_job(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_for(*arguments: object) -> checkpoints.NewestGood:
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr(checkpoints, "newest_good", looked_for)
+    set_up = stage([], "retry.max_failures_without_commit=3")
+    with pytest.raises(JobFailedError, match="no answer\n3 failures with no new commit in between"):
+        set_up.train()
+    assert len(set_up.events("resume_failed")) == 3
 
 
 def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None:
@@ -291,11 +434,12 @@ def test_a_wait_that_is_too_long(stage: Make) -> None:
         set_up.train()
 
 
+@pytest.mark.parametrize("by", ["the user", "somebody else"])
 @pytest.mark.parametrize("where", ["for workers", "between attempts"])
-def test_an_interrupt_ends_a_wait(stage: Make, where: str) -> None:
+def test_an_interrupt_ends_a_wait(stage: Make, where: str, by: str) -> None:
     set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
     set_up.room = 1 if where == "for workers" else 8
-    threading.Timer(0.5, set_up.interrupt.request).start()
+    threading.Timer(0.5, set_up.interrupt.request if by == "the user" else lambda: asks(set_up)).start()
     assert not set_up.train()
     assert len(set_up.events("retry")) == (where == "between attempts")
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from jobspecs.errors import UnreachableError
+from orchestrator import cli
+from orchestrator.driver import Driver
+from orchestrator.ledger import Ledger, State, Status
 from tests.orchestrator.command import set_flags, tandem
 from tests.orchestrator.conftest import EXAMPLE, overrides
 
@@ -127,6 +131,26 @@ def test_a_wrong_call_has_exit_code_2() -> None:
     assert tandem("run").returncode == 2
     assert tandem("nonsense").returncode == 2
     assert tandem("run", "nowhere.yaml").returncode == 2
+
+
+@pytest.mark.parametrize(("state", "code"), [(State.SUCCEEDED, 0), (State.INTERRUPTED, 130)])
+def test_the_exit_code_of_a_run_is_how_it_ended_whether_or_not_its_record_can_be_read(
+    state: State,
+    code: int,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def away(ledger: Ledger) -> Status:
+        raise UnreachableError("the run directory gave no answer")
+
+    monkeypatch.setattr(Driver, "run", lambda driver: state)
+    monkeypatch.setattr(Ledger, "status", away)
+    with pytest.raises(SystemExit) as end:
+        cli.run(EXAMPLE, overrides=list(overrides(digits, tmp_path)))
+    assert end.value.code == code
+    assert capsys.readouterr().err == "tandem: the run directory gave no answer\n"
 
 
 def test_plan_as_json(digits: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,11 +134,62 @@ def test_a_run_whose_driver_is_gone_is_lost_and_may_be_driven(ledger: Ledger, ca
     assert live_driver(ledger.storage, ledger.run) is None
 
 
-@pytest.mark.parametrize("case", ["here", "elsewhere"])
-def test_a_run_has_one_driver(ledger: Ledger, case: str) -> None:
-    drive(ledger, me() if case == "here" else replace(dead(), host="elsewhere"))
+def test_a_run_has_one_driver(ledger: Ledger) -> None:
+    drive(ledger, me())
     with pytest.raises(UsageError, match="job is being run already, by process"):
         Lease(ledger.storage, ledger.run).take()
+
+
+CLOCKS = {"behind": 3600.0, "ahead": -3600.0}
+"""How far the clock of another host is behind ours, in seconds."""
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_driver_on_another_host_is_alive_if_it_beats_while_we_look(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, clock: str, alive: bool
+) -> None:
+    other = replace(me(CLOCKS[clock]), host="elsewhere")
+    drive(ledger, other)
+    passed, told = [0.0], list[str]()
+
+    def sleep(seconds: float) -> None:
+        passed[0] += seconds
+        if alive and passed[0] > 5:
+            drive(ledger, replace(other, time=other.time + 5))
+
+    clock_here = SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0], time=time.time)
+    monkeypatch.setattr("orchestrator.lease.time", clock_here)
+    lease = Lease(ledger.storage, ledger.run)
+    if alive:
+        with pytest.raises(UsageError, match=r"job is being run already, by process \d+ on elsewhere"):
+            lease.take(told.append)
+        assert passed[0] < STALE_SECONDS
+    else:
+        lease.take(told.append)
+        assert passed[0] >= STALE_SECONDS
+        lease.give_back()
+    assert told == [f"job was driven by process {other.pid} on elsewhere: waiting up to 30 s for a sign of life of it"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"host": 1, "time": null}'])
+def test_a_damaged_record_of_the_driver_is_nobodys(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Neither the start nor the heartbeat fails of it: the next beat writes it anew."""
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_SECONDS", 0.01)
+    ledger.storage.write(ledger.run.driver, content)
+    assert ledger.status().state == "lost"
+    lease = Lease(ledger.storage, ledger.run)
+    lease.take()
+    ledger.storage.write(ledger.run.driver, content)
+    deadline = time.monotonic() + 10
+    while live_driver(ledger.storage, ledger.run) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert live_driver(ledger.storage, ledger.run) is not None
+    assert not lease.lost
+    lease.give_back()
+    assert not ledger.storage.exists(ledger.run.driver)
 
 
 def test_of_drivers_that_come_at_once_one_wins(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
