@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,7 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
     return seen
 
 
-CASES = ("plain", "full", "forever", "denied", "lost", "fenced", "again", "bug", "closed", "metrics")
+CASES = ("plain", "full", "forever", "denied", "lost", "fenced", "again", "bug", "closed", "metrics", "gone", "stuck")
 
 
 def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
@@ -138,6 +139,9 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
                     storage.delete(uri)
 
             storage.after = lose
+        if case == "gone":
+            age = 0.2
+            storage.after = lambda uri, storage=storage: storage.delete(uri) if f"r{1:05d}" in uri else None
         if case == "fenced":
             claim_attempt(Storage(), run, ATTEMPT, "ours") if rank == 0 else None
             claim_attempt(Storage(), run, ATTEMPT + 1, "theirs") if rank == 1 else None
@@ -146,6 +150,9 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
             storage.before = refusing(1, "model", ZeroDivisionError("division"))
         if case == "closed":
             found[case] = _closed(storage, run, one)
+            continue
+        if case == "stuck":
+            found[case] = _stuck(storage, run, one)
             continue
         if case == "metrics":
             found[case] = _with_metrics(storage, run, one)
@@ -168,12 +175,37 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
 def _closed(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
     """An attempt that fails on rank 1 alone while its save is refused."""
     storage.before = refusing(10**9, "model", FULL)
+    seen = Seen()
     with saver_of(storage, run, one, ATTEMPT, 3600.0) as saver:
         saver.save(manifest_of(one, STEP, ATTEMPT))
         if dist.get_rank() == 0:
-            with pytest.raises(StorageError):
+            with pytest.raises(StorageError) as failed:
                 saver.wait()
-    return Seen(busy=saver.busy, committed=committed_steps(storage, run))
+            seen.error = ("StorageError", str(failed.value))
+    seen.busy, seen.committed = saver.busy, committed_steps(storage, run)
+    return seen
+
+
+def _stuck(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
+    """Rank 1's storage gives no answer, not even that it has none."""
+    answers = threading.Event()
+    if dist.get_rank() == 1:
+        storage.before = lambda uri: answers.wait() and None
+    seen, grace = Seen(), workers.train.saver.GRACE_SECONDS
+    workers.train.saver.GRACE_SECONDS = 0.2
+    with saver_of(storage, run, one, ATTEMPT, 0.2) as saver:
+        saver.save(manifest_of(one, STEP, ATTEMPT))
+        assert not saver.failed
+        while dist.get_rank() == 0 and not saver.failed:
+            time.sleep(0.01)
+        with pytest.raises(StorageError) as failed:
+            saver.wait()
+        seen.error, seen.busy = ("StorageError", str(failed.value)), saver.busy
+    dist.barrier()
+    answers.set()
+    saver._thread.join()
+    workers.train.saver.GRACE_SECONDS = grace
+    return seen
 
 
 def _with_metrics(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
@@ -254,3 +286,31 @@ def test_a_fault_of_our_own_is_not_tried_again(seen: dict[str, list[Seen]]) -> N
 def test_an_attempt_that_has_failed_does_not_wait_for_a_store_that_is_away(seen: dict[str, list[Seen]]) -> None:
     for of_rank in seen["closed"]:
         assert (of_rank.busy, of_rank.committed) == (False, [])
+    assert seen["closed"][0].error == (
+        "StorageError",
+        f"the checkpoint of step 4 is not committed, and is not tried again since the attempt ends: {FULL}",
+    )
+
+
+def test_what_does_not_stay_as_it_was_written_is_named(seen: dict[str, list[Seen]]) -> None:
+    for of_rank in seen["gone"]:
+        assert of_rank.error is not None
+        assert re.search(
+            r"max_age_minutes: model-a00002-r00001-000\.safetensors was written to file://\S+/step-00000004 and is not "
+            r"there as it was written\. All nodes must see the same storage\.root$",
+            of_rank.error[1],
+        )
+        assert of_rank.committed == []
+
+
+def test_a_rank_whose_write_never_ends_ends_the_attempt_on_all_ranks(seen: dict[str, list[Seen]]) -> None:
+    waits_for = [r"the other ranks' files", r"model-a\S+ to be written to \S+"]
+    for rank, of_rank in enumerate(seen["stuck"]):
+        assert of_rank.error is not None
+        assert of_rank.busy
+        assert re.fullmatch(
+            r"no checkpoint could be committed for \d\.\d minutes, since step 4, and training does not go on without "
+            rf"beyond checkpoint\.max_age_minutes: rank {rank} still waits for {waits_for[rank]}\. Look after the "
+            r"storage \(storage\.root\): does it answer on all nodes\?",
+            of_rank.error[1],
+        )
