@@ -30,7 +30,7 @@ import torch.distributed as dist
 from jobspecs.errors import AlreadyExistsError, StorageError, TandemError
 from workers.run import RunDirectory
 from workers.storage import Storage, join
-from workers.train.checkpoint import File, Manifest
+from workers.train.checkpoint import CheckpointError, File, Manifest, verify, withdraw
 from workers.train.engine import Engine
 from workers.train.fence import check_not_superseded
 from workers.train.host_copy import HostCopy
@@ -259,15 +259,40 @@ class Saver:
 
     def _write_manifest(self, manifest: Manifest) -> _Verdict:
         """The commit. Raises FencedError, StorageError."""
+        uri = self._run.checkpoint(manifest.step)
+        place = join(uri, "manifest.json")
         check_not_superseded(self._storage, self._run, self._attempt)
         try:
-            place = join(self._run.checkpoint(manifest.step), "manifest.json")
             self._storage.write(place, manifest.to_json(), if_absent=True)
         except AlreadyExistsError:
-            # The answer to our own write got lost; or an attempt that was fenced too late committed the same step of
-            # the same experiment.
-            logger.info("the checkpoint of step %d is committed already", manifest.step)
+            fault = self._fault_of_commit(uri, manifest)
+            if fault is None:
+                logger.info("the checkpoint of step %d is committed already", manifest.step)
+            else:
+                logger.warning("%s is committed again, what is there is no good: %s", uri, fault)
+                check_not_superseded(self._storage, self._run, self._attempt)  # a later attempt's is not ours to judge
+                withdraw(self._storage, uri)
+                self._storage.write(place, manifest.to_json(), if_absent=True)
+        # Again: an attempt that was replaced meanwhile must not go on as if it were not. What it wrote is good.
+        check_not_superseded(self._storage, self._run, self._attempt)
         return _Verdict(committed=True)
+
+    def _fault_of_commit(self, uri: str, manifest: Manifest) -> str | None:
+        """Why the manifest that is at `uri` is not a commit of this step; None where it is.
+
+        It is our own, when the answer to its write got lost, or that of an earlier attempt, fenced too late or
+        withdrawn by nobody yet.
+        """
+        try:
+            there = verify(self._storage, uri)
+        except CheckpointError as error:
+            return str(error)
+        same = (there.step, there.spec_hash, there.index_fingerprint) == (
+            manifest.step,
+            manifest.spec_hash,
+            manifest.index_fingerprint,
+        )
+        return None if same else "it belongs to another experiment"
 
     def _lost(self, step: int, files: tuple[File, ...]) -> frozenset[str]:
         """Names of those `files` that are not there with their size."""

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +25,7 @@ from tests.workers.train.test_record import line
 from tests.workers.train.tiny import engine, on_engine, whole_state
 from workers.run import RunDirectory, committed_steps, read_parts
 from workers.storage import ObjectInfo, Storage
-from workers.train.checkpoint import read_manifest
+from workers.train.checkpoint import File, read_manifest
 from workers.train.engine import Engine
 from workers.train.fence import claim_attempt
 from workers.train.record import Recorder
@@ -100,7 +100,7 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
         assert not saver.busy
     dist.barrier()
     seen.committed = committed_steps(storage, run)
-    if seen.committed and run.uri.startswith("file"):
+    if seen.committed and seen.error is None and run.uri.startswith("file"):
         path = Path(run.checkpoint(STEP).removeprefix("file://"))
         saved = tensors(path, "model") | tensors(path, "optimizer")
         seen.equal = all(torch.equal(value, state[name]) for name, value in saved.items())
@@ -109,7 +109,24 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
     return seen
 
 
-CASES = ("plain", "full", "forever", "denied", "lost", "fenced", "again", "bug", "closed", "metrics", "gone", "stuck")
+CASES = (
+    "plain",
+    "full",
+    "forever",
+    "denied",
+    "lost",
+    "fenced",
+    "again",
+    "bug",
+    "closed",
+    "metrics",
+    "gone",
+    "stuck",
+    "unheard",
+    "bad",
+    "overtaken",
+    "bad overtaken",
+)
 
 
 def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
@@ -139,6 +156,18 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
                     storage.delete(uri)
 
             storage.after = lose
+        if case == "unheard":
+            storage.after = refusing(1, "manifest", StorageError("no answer"))
+        if case.startswith("bad") and rank == 0:
+            bad = replace(manifest_of(one, STEP, ATTEMPT - 1), files=(File("model-a00001-r00000-000", 1, ""),))
+            Storage().write(f"{run.checkpoint(STEP)}/manifest.json", bad.to_json())
+        if case.endswith("overtaken"):
+
+            def overtake(uri: str, run: RunDirectory = run) -> None:
+                if uri.endswith("manifest.json"):
+                    claim_attempt(Storage(), run, ATTEMPT + 1, "theirs")
+
+            storage.before = overtake
         if case == "gone":
             age = 0.2
             storage.after = lambda uri, storage=storage: storage.delete(uri) if f"r{1:05d}" in uri else None
@@ -231,7 +260,7 @@ def seen(s3_server: str) -> Iterator[dict[str, list[Seen]]]:
         yield {case: [result[case] for result in results] for case in results[0]}
 
 
-@pytest.mark.parametrize("case", ["plain", "full", "denied", "lost", "again", "metrics", "s3 plain"])
+@pytest.mark.parametrize("case", ["plain", "full", "denied", "lost", "again", "metrics", "unheard", "bad", "s3 plain"])
 def test_is_committed_late_or_at_once_as_it_was(seen: dict[str, list[Seen]], case: str) -> None:
     for of_rank in seen[case]:
         assert of_rank.error is None
@@ -268,13 +297,23 @@ def test_what_is_refused_too_long_fails_on_all_ranks_with_the_cause(seen: dict[s
         assert of_rank.committed == []
 
 
-@pytest.mark.parametrize("case", ["fenced", "s3 fenced"])
+@pytest.mark.parametrize("case", ["fenced", "s3 fenced", "overtaken", "bad overtaken"])
 def test_an_attempt_that_was_replaced_cannot_commit(seen: dict[str, list[Seen]], case: str) -> None:
+    """Nor goes on when it was replaced while it did; what is there by then, good or bad, is left to the later one."""
     for of_rank in seen[case]:
         assert of_rank.error is not None
         assert of_rank.error[0] == "FencedError"
         assert "was replaced by attempt 3 and must not commit" in of_rank.error[1]
-        assert of_rank.committed == []
+        assert of_rank.committed == ([STEP] if "overtaken" in case else [])
+        assert "manifest.rejected.json" not in of_rank.written
+
+
+def test_a_bad_manifest_in_the_place_of_a_commit_is_withdrawn(seen: dict[str, list[Seen]]) -> None:
+    assert seen["bad"][0].written[-2:] == ["manifest.rejected.json", "manifest.json"]
+
+
+def test_a_commit_whose_answer_got_lost_is_known_again(seen: dict[str, list[Seen]]) -> None:
+    assert seen["unheard"][0].written.count("manifest.json") == 1
 
 
 def test_a_fault_of_our_own_is_not_tried_again(seen: dict[str, list[Seen]]) -> None:
