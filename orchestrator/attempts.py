@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from jobspecs.errors import JobFailedError, NotFoundError, StorageError
 from orchestrator import retry
-from orchestrator.elastic import sizes
+from orchestrator.elastic import sizes, smaller_size
 from orchestrator.failure import Failure, Kind
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
@@ -46,6 +46,8 @@ class Attempts:
         """The step that the attempt before committed, and that the next one must find; 0 where there is none."""
         self._micro_batch: int | None = None
         """Rows that a rank encodes at a time, once the spec's were too many."""
+        self._most: int | None = None
+        """Workers that may be tried, once a worker group did not come up, until there is a new commit."""
 
     def run(self) -> bool:
         """Runs attempts. Returns False when the job was interrupted before the last step.
@@ -71,7 +73,7 @@ class Attempts:
                 return True
             if self._stopped():
                 return False
-            size = self._workforce.wait(lambda: self._stopped() or self._lease.lost)
+            size = self._workforce.wait(lambda: self._stopped() or self._lease.lost, self._most)
             if self._lease.lost:
                 raise TakenOverError(job.spec.name)
             if size is None:
@@ -87,8 +89,12 @@ class Attempts:
             if ended.asked is Why.INTERRUPTED:
                 self._interrupted()
             if ended.failure is not None:
-                self._failed(number, size, self._enriched(ended, number, uri, step), uri)
-            elif ended.step < job.fixed.total_steps:
+                failure = self._enriched(ended, number, uri, step)
+                self._limit(size, failure, step)
+                self._failed(number, size, failure, uri)
+                continue
+            self._most = None
+            if ended.step < job.fixed.total_steps:
                 self._ended_early(number, ended)
 
     # --- the beginning of an attempt ---
@@ -209,6 +215,14 @@ class Attempts:
             committed = max([0, *committed_steps(self._job.storage, self._job.run)])
         return replace(failure, step=step, committed=committed)
 
+    def _limit(self, size: int, failure: Failure, start: int) -> None:
+        """Limits the next attempt's workers where those of this one, from step `start`, did not come up: the room that
+        was counted may not be there."""
+        if failure.committed > start:
+            self._most = None
+        elif failure.kind is Kind.NODE_LOST and failure.step == start:
+            self._most = smaller_size(self._workforce.sizes, size)
+
     def _failed(self, number: int, size: int, failure: Failure, resume_from: str | None) -> None:
         """Writes a failure down, and waits for as long as the next attempt shall. Raises JobFailedError."""
         if failure.kind is Kind.FENCED:
@@ -259,13 +273,15 @@ class Attempts:
             raise JobFailedError(f"{job.spec.name}: {failure.cause}\n{decision.reason}\n{self._kept(failure)}")
         if self._stopped():
             return
-        smaller = ""
+        changes = ""
         if decision.smaller_micro_batch is not None:
             self._micro_batch = decision.smaller_micro_batch
-            smaller = f", with {self._micro_batch} rows at a time"
+            changes = f", with {self._micro_batch} rows at a time"
+        if self._most is not None and self._most < self._workforce.sizes[-1]:
+            changes += f", on at most {self._most} workers"
         self._journal.event(
             "retry",
-            f"next attempt in {decision.delay_seconds:.1f} s{smaller}",
+            f"next attempt in {decision.delay_seconds:.1f} s{changes}",
             **({} if number is None else {"attempt": number}),
             kind=failure.kind,
             delay_seconds=decision.delay_seconds,

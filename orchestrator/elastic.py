@@ -20,7 +20,7 @@ class Node:
     id: str
     """In hex."""
     cpus: float
-    """In all, used or not."""
+    """In all, used or not; or, where room is sought beside what runs, those that nobody has reserved."""
     gpus: float
     draining: bool = False
     """Whether it is about to be taken away."""
@@ -52,6 +52,11 @@ def _workers_on(node: Node, cluster: Cluster) -> int:
 def start_size(sizes: tuple[int, ...], room: int) -> int | None:
     """The largest of `sizes` that there is room for; None where there is too little for any."""
     return max((size for size in sizes if size <= room), default=None)
+
+
+def smaller_size(sizes: tuple[int, ...], size: int) -> int:
+    """The size to try after a worker group of `size` did not come up; the smallest is tried again."""
+    return max((each for each in sizes if each < size), default=size)
 
 
 def grown_size(sizes: tuple[int, ...], room: int, now: int, *, ran_seconds: float, cluster: Cluster) -> int | None:

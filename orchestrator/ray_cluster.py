@@ -9,10 +9,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
-from orchestrator.elastic import Node
+from orchestrator.elastic import Node, room
 
 # Ray reads these when it is imported. Usage reports are sent only where the user asks for them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -116,11 +117,24 @@ def draining_nodes() -> set[str]:
 
 
 def free_workers(cluster: Cluster) -> int:
-    """How many workers fit into what nobody has reserved, if it lay well."""
+    """How many workers fit into what nobody has reserved on each node that is not draining.
+
+    Ray has no public call for what is free by node. Where a later version has none at all, it counts what is free in
+    all, if it lay well.
+    """
     import ray
 
-    free = ray.available_resources()
-    return min(int(free.get(kind, 0.0) // count) for kind, count in resources(cluster).items())
+    ask = getattr(ray._private.state, "available_resources_per_node", None)
+    if ask is None:
+        free = ray.available_resources()
+        return min(int(free.get(kind, 0.0) // count) for kind, count in resources(cluster).items())
+    by_node = ask()
+    left = (
+        replace(node, cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
+        for node in nodes()
+        for free in [by_node.get(node.id, {})]
+    )
+    return room(left, cluster)
 
 
 def ask_for(cluster: Cluster, workers: int) -> None:

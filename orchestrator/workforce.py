@@ -30,17 +30,18 @@ class Workforce:
         nodes = room(ray_cluster.nodes(), self.cluster)
         return min(nodes, held + ray_cluster.free_workers(self.cluster))
 
-    def wait(self, stopped: Callable[[], bool]) -> int | None:
-        """The number of workers to start on, as soon as there is room for the fewest; None when it was
+    def wait(self, stopped: Callable[[], bool], most: int | None = None) -> int | None:
+        """The number of workers to start on, at most `most`, as soon as there is room for the fewest; None when it was
         `stopped` before. Raises JobFailedError after `cluster.wait_seconds`."""
         began = time.monotonic()
+        sizes = tuple(size for size in self.sizes if most is None or size <= most)
         told: int | None = None
         try:
             while not stopped():
                 waited = time.monotonic() - began
                 there = self.room()
-                size = start_size(self.sizes, there)
-                best = start_size(self.sizes, room(ray_cluster.nodes(), self.cluster))
+                size = start_size(sizes, there)
+                best = start_size(sizes, room(ray_cluster.nodes(), self.cluster))
                 if size is not None and (size == best or waited >= SETTLE_SECONDS):
                     return size
                 if size is None and waited >= SETTLE_SECONDS and told != there:

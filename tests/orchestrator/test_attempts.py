@@ -408,6 +408,19 @@ def test_a_lost_node_makes_the_job_smaller_and_a_new_one_makes_it_grow_behind_a_
     assert not set_up.job.storage.exists(set_up.job.run.stop)
 
 
+def test_room_that_is_not_there_makes_the_job_smaller_until_a_commit(stage: Make) -> None:
+    """Worker groups that do not come up, down to the least size; no other failure lifts the limit, a commit does."""
+    nothing = fails(Kind.NODE_LOST)
+    plays = [nothing, nothing, nothing, nothing, fails(Kind.BUG), fails(Kind.NODE_LOST, committed=8), ends(40)]
+    more = ("retry.node_lost.retries=9", "retry.max_failures_without_commit=9", "retry.bug.delay_seconds=0")
+    set_up = stage(plays, *RANGE, *more)
+    assert set_up.train()
+    assert [size for _, size, _ in set_up.played] == [8, 4, 3, 2, 2, 2, 8]
+    messages = [event["message"] for event in set_up.events("retry")]
+    assert messages[0] == "next attempt in 0.0 s, on at most 4 workers"
+    assert messages[-1] == "next attempt in 0.0 s"
+
+
 def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:
     set_up = stage([ends_when_asked(16, commits=12)], "cluster.workers=2")
     threading.Timer(0.5, set_up.interrupt.request).start()

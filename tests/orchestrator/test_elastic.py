@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobspecs.cluster import Cluster, WorkerRange
-from orchestrator.elastic import Node, grown_size, room, sizes, start_size, useful_sizes
+from orchestrator.elastic import Node, grown_size, room, sizes, smaller_size, start_size, useful_sizes
 from workers.data.order import lanes_of_rank
 
 
@@ -55,6 +55,11 @@ def test_room_is_counted_by_node() -> None:
 @pytest.mark.parametrize(("held", "expected"), [(0, None), (1, None), (2, 2), (5, 4), (7, 6), (50, 8)])
 def test_an_attempt_starts_on_the_largest_size_that_there_is_room_for(held: int, expected: int | None) -> None:
     assert start_size(sizes(16, between(2, 8)), held) == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, 6), (6, 4), (5, 4), (3, 2), (2, 2)])
+def test_a_group_that_did_not_come_up_is_followed_by_a_smaller_one(size: int, expected: int) -> None:
+    assert smaller_size(sizes(16, between(2, 8)), size) == expected
 
 
 @pytest.mark.parametrize(

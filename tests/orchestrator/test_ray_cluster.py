@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from orchestrator.ray_cluster import draining_nodes
+from jobspecs.cluster import Cluster
+from orchestrator.ray_cluster import draining_nodes, free_workers
 
 DRAINED = """
 import time
@@ -15,7 +16,8 @@ import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-from orchestrator.ray_cluster import draining_nodes
+from jobspecs.cluster import Cluster as Wanted
+from orchestrator.ray_cluster import draining_nodes, free_workers
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 node = cluster.add_node(num_cpus=1)
@@ -28,6 +30,10 @@ class Busy:  # a node that does nothing would be gone at once
 
 busy = Busy.remote()
 ray.get(busy.begin.remote())
+other = cluster.add_node(num_cpus=3)
+while [free_workers(Wanted(cpus_per_worker=each)) for each in (1, 2, 4)] != [3, 1, 0]:  # told now and then
+    time.sleep(0.1)
+assert ray._private.state.available_resources_per_node()[other.node_id]["CPU"] == 3
 assert draining_nodes() == set()
 reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 GcsClient(address=cluster.address).drain_node(node.node_id, reason, "preempted", int(1000 * (time.time() + 60)))
@@ -49,3 +55,17 @@ def test_a_node_that_is_preempted_is_said_to_be_draining() -> None:
 def test_a_ray_that_does_not_tell_knows_of_no_draining_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.state.state", object())
     assert draining_nodes() == set()
+
+
+def test_room_is_what_is_free_on_single_nodes_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2-core workers: one core each on two nodes is room for none, nor is what a node has that drains or is dead."""
+    free = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}, "c": {"CPU": 5.0, "GPU": 1.0}, "drains": {"CPU": 8.0}, "dead": {}}
+    nodes = [{"NodeID": node, "Alive": node != "dead", "Resources": {"CPU": 8.0}} for node in free]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray._private.state.available_resources_per_node", lambda: free)
+    monkeypatch.setattr("orchestrator.ray_cluster.draining_nodes", lambda: {"drains"})
+    assert free_workers(Cluster(cpus_per_worker=2)) == 2
+    assert free_workers(Cluster(cpus_per_worker=2, gpus_per_worker=1)) == 1
+    monkeypatch.delattr("ray._private.state.available_resources_per_node")
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 7.0})
+    assert free_workers(Cluster(cpus_per_worker=2)) == 3

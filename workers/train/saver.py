@@ -9,6 +9,8 @@
 Each rank writes its own files. Then the ranks' threads meet in a process group of their own: rank 0 hears what every
 rank wrote, looks whether it is there, checks that no later attempt has taken over, and writes the manifest. What the
 storage refuses is tried again by all ranks together, with growing pauses, until the save is `max_age_seconds` old.
+A rank that the storage never answers can't say so: a save that is still in flight `GRACE_SECONDS` later has failed too,
+by each rank's own clock.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import torch.distributed as dist
 from jobspecs.errors import AlreadyExistsError, StorageError, TandemError
 from workers.run import RunDirectory
 from workers.storage import Storage, join
-from workers.train.checkpoint import File, Manifest
+from workers.train.checkpoint import CheckpointError, File, Manifest, verify, withdraw
 from workers.train.engine import Engine
 from workers.train.fence import check_not_superseded
 from workers.train.host_copy import HostCopy
@@ -37,6 +39,8 @@ from workers.train.record import Recorder
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """Between two tries of a save."""
+GRACE_SECONDS = 60.0
+"""How long after its age limit a save may still come to a verdict of its own: longer than a pause and a short try."""
 CLOSE_SECONDS = 60.0
 """How long the end of an attempt that failed waits for a save that is in flight."""
 _SLOWEST = timedelta(days=1)
@@ -89,6 +93,9 @@ class Saver:
         self._copy: HostCopy | None = None
         self._failure: Exception | None = None
         self._saving = False
+        self._step = 0
+        self._began = time.monotonic()
+        self._waits_for = ""
         self._closing = threading.Event()
         layout = engine.held()
         self._thread = self._start(lambda: self._prepare(layout))
@@ -100,8 +107,13 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether one has failed for good: `wait` raises it."""
-        return self._failure is not None
+        """Whether one has failed for good, or is overdue: `wait` raises it. One that ends after all has not failed."""
+        return self._failure is not None or (self.busy and self._seconds_left <= 0)
+
+    @property
+    def _seconds_left(self) -> float:
+        """Until the save in flight is given up, verdict or not."""
+        return self._began + self._max_age_seconds + GRACE_SECONDS - time.monotonic()
 
     def __enter__(self) -> Saver:
         return self
@@ -111,7 +123,7 @@ class Saver:
     ) -> None:
         """Lets a save in flight come to its end, but not try again."""
         self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(max(0.0, min(CLOSE_SECONDS, self._seconds_left)) if self._saving else CLOSE_SECONDS)
         if not self._thread.is_alive():
             dist.destroy_process_group(self._group)
 
@@ -123,15 +135,24 @@ class Saver:
         self.wait()
         assert self._copy is not None
         self._copy.take(self._engine.held())
-        self._saving = True
+        self._saving, self._step, self._began = True, manifest.step, time.monotonic()
         self._thread = self._start(lambda: self._commit(manifest))
 
     def wait(self) -> None:
-        """Waits for the save in flight. Raises, on all ranks alike, StorageError (it could not be committed in time) or
-        FencedError."""
-        self._thread.join()
+        """Waits for the save in flight, but no longer than until it is overdue. Raises, on all ranks, StorageError (it
+        could not be committed in time) or FencedError."""
+        # Before the first save the thread takes host memory, and waits for nobody.
+        self._thread.join(max(0.0, self._seconds_left) if self._saving else None)
+        overdue = self.busy  # looked at first: what ends now has its failure by then
         if self._failure is not None:
             raise self._failure
+        if overdue:
+            raise StorageError(
+                f"no checkpoint could be committed for {(time.monotonic() - self._began) / 60:.1f} minutes, since step "
+                f"{self._step}, and training does not go on without beyond checkpoint.max_age_minutes: rank "
+                f"{self._rank} still waits for {self._waits_for}. Look after the storage (storage.root): does it "
+                "answer on all nodes?"
+            )
 
     def _start(self, work: Any) -> threading.Thread:
         def run() -> None:
@@ -160,6 +181,7 @@ class Saver:
             except Exception as error:
                 fault = error
                 tried = _Tried(fault=f"{type(error).__name__}: {error}")
+            self._waits_for = "the other ranks' files"
             gathered: list[Any] = [None] * self._world_size
             tried = replace(tried, closing=self._closing.is_set())
             dist.gather_object(tried, gathered if self._rank == 0 else None, dst=0, group=self._group)
@@ -178,6 +200,7 @@ class Saver:
         """Writes this rank's files but those that are `written`, which grows."""
         assert self._copy is not None
         try:
+            self._waits_for = "its metrics to be written"
             # A step that is committed has its metrics: nobody will do it again.
             self._recorder.flush()
             for place, file in self._copy.files.items():
@@ -185,6 +208,7 @@ class Saver:
                 name = f"{kind}-a{self._attempt:05d}-r{self._rank:05d}-{number}.safetensors"
                 if name not in written:
                     content = file.content
+                    self._waits_for = f"{name} to be written to {self._run.checkpoint(step)}"
                     self._storage.write(join(self._run.checkpoint(step), name), content)
                     written[name] = File(name, len(content), hashlib.sha256(content).hexdigest())
                     pulse.moved()  # the loop may be waiting for this, at its end
@@ -194,6 +218,7 @@ class Saver:
 
     def _judge(self, manifest: Manifest, tries: list[_Tried], age_seconds: float) -> _Verdict:
         """On rank 0: commits the save when all is there. Raises nothing: the other ranks wait for its word."""
+        self._waits_for = f"manifest.json to be written to {self._run.checkpoint(manifest.step)}"
         for rank, tried in enumerate(tries):
             if tried.fault is not None:
                 return _Verdict(failure=RuntimeError(f"the save of step {manifest.step} on rank {rank}: {tried.fault}"))
@@ -215,11 +240,18 @@ class Saver:
             return _Verdict(failure=error)
         except Exception as error:
             return _Verdict(failure=RuntimeError(f"the save of step {manifest.step}: {type(error).__name__}: {error}"))
-        if age_seconds >= self._max_age_seconds or any(tried.closing for tried in tries):
+        if age_seconds >= self._max_age_seconds:
             return _Verdict(
                 failure=StorageError(
                     f"no checkpoint could be committed for {age_seconds / 60:.1f} minutes, since step {manifest.step}, "
                     f"and training does not go on without beyond checkpoint.max_age_minutes: {refused}"
+                )
+            )
+        if any(tried.closing for tried in tries):
+            return _Verdict(
+                failure=StorageError(
+                    f"the checkpoint of step {manifest.step} is not committed, and is not tried again since the "
+                    f"attempt ends: {refused}"
                 )
             )
         logger.warning("the checkpoint of step %d is not committed yet, will try again: %s", manifest.step, refused)
@@ -227,15 +259,40 @@ class Saver:
 
     def _write_manifest(self, manifest: Manifest) -> _Verdict:
         """The commit. Raises FencedError, StorageError."""
+        uri = self._run.checkpoint(manifest.step)
+        place = join(uri, "manifest.json")
         check_not_superseded(self._storage, self._run, self._attempt)
         try:
-            place = join(self._run.checkpoint(manifest.step), "manifest.json")
             self._storage.write(place, manifest.to_json(), if_absent=True)
         except AlreadyExistsError:
-            # The answer to our own write got lost; or an attempt that was fenced too late committed the same step of
-            # the same experiment.
-            logger.info("the checkpoint of step %d is committed already", manifest.step)
+            fault = self._fault_of_commit(uri, manifest)
+            if fault is None:
+                logger.info("the checkpoint of step %d is committed already", manifest.step)
+            else:
+                logger.warning("%s is committed again, what is there is no good: %s", uri, fault)
+                check_not_superseded(self._storage, self._run, self._attempt)  # a later attempt's is not ours to judge
+                withdraw(self._storage, uri)
+                self._storage.write(place, manifest.to_json(), if_absent=True)
+        # Again: an attempt that was replaced meanwhile must not go on as if it were not. What it wrote is good.
+        check_not_superseded(self._storage, self._run, self._attempt)
         return _Verdict(committed=True)
+
+    def _fault_of_commit(self, uri: str, manifest: Manifest) -> str | None:
+        """Why the manifest that is at `uri` is not a commit of this step; None where it is.
+
+        It is our own, when the answer to its write got lost, or that of an earlier attempt, fenced too late or
+        withdrawn by nobody yet.
+        """
+        try:
+            there = verify(self._storage, uri)
+        except CheckpointError as error:
+            return str(error)
+        same = (there.step, there.spec_hash, there.index_fingerprint) == (
+            manifest.step,
+            manifest.spec_hash,
+            manifest.index_fingerprint,
+        )
+        return None if same else "it belongs to another experiment"
 
     def _lost(self, step: int, files: tuple[File, ...]) -> frozenset[str]:
         """Names of those `files` that are not there with their size."""

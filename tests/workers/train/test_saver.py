@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +25,7 @@ from tests.workers.train.test_record import line
 from tests.workers.train.tiny import engine, on_engine, whole_state
 from workers.run import RunDirectory, committed_steps, read_parts
 from workers.storage import ObjectInfo, Storage
-from workers.train.checkpoint import read_manifest
+from workers.train.checkpoint import File, read_manifest
 from workers.train.engine import Engine
 from workers.train.fence import claim_attempt
 from workers.train.record import Recorder
@@ -99,7 +100,7 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
         assert not saver.busy
     dist.barrier()
     seen.committed = committed_steps(storage, run)
-    if seen.committed and run.uri.startswith("file"):
+    if seen.committed and seen.error is None and run.uri.startswith("file"):
         path = Path(run.checkpoint(STEP).removeprefix("file://"))
         saved = tensors(path, "model") | tensors(path, "optimizer")
         seen.equal = all(torch.equal(value, state[name]) for name, value in saved.items())
@@ -108,7 +109,24 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
     return seen
 
 
-CASES = ("plain", "full", "forever", "denied", "lost", "fenced", "again", "bug", "closed", "metrics")
+CASES = (
+    "plain",
+    "full",
+    "forever",
+    "denied",
+    "lost",
+    "fenced",
+    "again",
+    "bug",
+    "closed",
+    "metrics",
+    "gone",
+    "stuck",
+    "unheard",
+    "bad",
+    "overtaken",
+    "bad overtaken",
+)
 
 
 def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
@@ -138,6 +156,21 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
                     storage.delete(uri)
 
             storage.after = lose
+        if case == "unheard":
+            storage.after = refusing(1, "manifest", StorageError("no answer"))
+        if case.startswith("bad") and rank == 0:
+            bad = replace(manifest_of(one, STEP, ATTEMPT - 1), files=(File("model-a00001-r00000-000", 1, ""),))
+            Storage().write(f"{run.checkpoint(STEP)}/manifest.json", bad.to_json())
+        if case.endswith("overtaken"):
+
+            def overtake(uri: str, run: RunDirectory = run) -> None:
+                if uri.endswith("manifest.json"):
+                    claim_attempt(Storage(), run, ATTEMPT + 1, "theirs")
+
+            storage.before = overtake
+        if case == "gone":
+            age = 0.2
+            storage.after = lambda uri, storage=storage: storage.delete(uri) if f"r{1:05d}" in uri else None
         if case == "fenced":
             claim_attempt(Storage(), run, ATTEMPT, "ours") if rank == 0 else None
             claim_attempt(Storage(), run, ATTEMPT + 1, "theirs") if rank == 1 else None
@@ -146,6 +179,9 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
             storage.before = refusing(1, "model", ZeroDivisionError("division"))
         if case == "closed":
             found[case] = _closed(storage, run, one)
+            continue
+        if case == "stuck":
+            found[case] = _stuck(storage, run, one)
             continue
         if case == "metrics":
             found[case] = _with_metrics(storage, run, one)
@@ -168,12 +204,37 @@ def _all(root: str, endpoint: str, bucket: str) -> dict[str, Seen]:
 def _closed(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
     """An attempt that fails on rank 1 alone while its save is refused."""
     storage.before = refusing(10**9, "model", FULL)
+    seen = Seen()
     with saver_of(storage, run, one, ATTEMPT, 3600.0) as saver:
         saver.save(manifest_of(one, STEP, ATTEMPT))
         if dist.get_rank() == 0:
-            with pytest.raises(StorageError):
+            with pytest.raises(StorageError) as failed:
                 saver.wait()
-    return Seen(busy=saver.busy, committed=committed_steps(storage, run))
+            seen.error = ("StorageError", str(failed.value))
+    seen.busy, seen.committed = saver.busy, committed_steps(storage, run)
+    return seen
+
+
+def _stuck(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
+    """Rank 1's storage gives no answer, not even that it has none."""
+    answers = threading.Event()
+    if dist.get_rank() == 1:
+        storage.before = lambda uri: answers.wait() and None
+    seen, grace = Seen(), workers.train.saver.GRACE_SECONDS
+    workers.train.saver.GRACE_SECONDS = 0.2
+    with saver_of(storage, run, one, ATTEMPT, 0.2) as saver:
+        saver.save(manifest_of(one, STEP, ATTEMPT))
+        assert not saver.failed
+        while dist.get_rank() == 0 and not saver.failed:
+            time.sleep(0.01)
+        with pytest.raises(StorageError) as failed:
+            saver.wait()
+        seen.error, seen.busy = ("StorageError", str(failed.value)), saver.busy
+    dist.barrier()
+    answers.set()
+    saver._thread.join()
+    workers.train.saver.GRACE_SECONDS = grace
+    return seen
 
 
 def _with_metrics(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
@@ -199,7 +260,7 @@ def seen(s3_server: str) -> Iterator[dict[str, list[Seen]]]:
         yield {case: [result[case] for result in results] for case in results[0]}
 
 
-@pytest.mark.parametrize("case", ["plain", "full", "denied", "lost", "again", "metrics", "s3 plain"])
+@pytest.mark.parametrize("case", ["plain", "full", "denied", "lost", "again", "metrics", "unheard", "bad", "s3 plain"])
 def test_is_committed_late_or_at_once_as_it_was(seen: dict[str, list[Seen]], case: str) -> None:
     for of_rank in seen[case]:
         assert of_rank.error is None
@@ -236,13 +297,23 @@ def test_what_is_refused_too_long_fails_on_all_ranks_with_the_cause(seen: dict[s
         assert of_rank.committed == []
 
 
-@pytest.mark.parametrize("case", ["fenced", "s3 fenced"])
+@pytest.mark.parametrize("case", ["fenced", "s3 fenced", "overtaken", "bad overtaken"])
 def test_an_attempt_that_was_replaced_cannot_commit(seen: dict[str, list[Seen]], case: str) -> None:
+    """Nor goes on when it was replaced while it did; what is there by then, good or bad, is left to the later one."""
     for of_rank in seen[case]:
         assert of_rank.error is not None
         assert of_rank.error[0] == "FencedError"
         assert "was replaced by attempt 3 and must not commit" in of_rank.error[1]
-        assert of_rank.committed == []
+        assert of_rank.committed == ([STEP] if "overtaken" in case else [])
+        assert "manifest.rejected.json" not in of_rank.written
+
+
+def test_a_bad_manifest_in_the_place_of_a_commit_is_withdrawn(seen: dict[str, list[Seen]]) -> None:
+    assert seen["bad"][0].written[-2:] == ["manifest.rejected.json", "manifest.json"]
+
+
+def test_a_commit_whose_answer_got_lost_is_known_again(seen: dict[str, list[Seen]]) -> None:
+    assert seen["unheard"][0].written.count("manifest.json") == 1
 
 
 def test_a_fault_of_our_own_is_not_tried_again(seen: dict[str, list[Seen]]) -> None:
@@ -254,3 +325,31 @@ def test_a_fault_of_our_own_is_not_tried_again(seen: dict[str, list[Seen]]) -> N
 def test_an_attempt_that_has_failed_does_not_wait_for_a_store_that_is_away(seen: dict[str, list[Seen]]) -> None:
     for of_rank in seen["closed"]:
         assert (of_rank.busy, of_rank.committed) == (False, [])
+    assert seen["closed"][0].error == (
+        "StorageError",
+        f"the checkpoint of step 4 is not committed, and is not tried again since the attempt ends: {FULL}",
+    )
+
+
+def test_what_does_not_stay_as_it_was_written_is_named(seen: dict[str, list[Seen]]) -> None:
+    for of_rank in seen["gone"]:
+        assert of_rank.error is not None
+        assert re.search(
+            r"max_age_minutes: model-a00002-r00001-000\.safetensors was written to file://\S+/step-00000004 and is not "
+            r"there as it was written\. All nodes must see the same storage\.root$",
+            of_rank.error[1],
+        )
+        assert of_rank.committed == []
+
+
+def test_a_rank_whose_write_never_ends_ends_the_attempt_on_all_ranks(seen: dict[str, list[Seen]]) -> None:
+    waits_for = [r"the other ranks' files", r"model-a\S+ to be written to \S+"]
+    for rank, of_rank in enumerate(seen["stuck"]):
+        assert of_rank.error is not None
+        assert of_rank.busy
+        assert re.fullmatch(
+            r"no checkpoint could be committed for \d\.\d minutes, since step 4, and training does not go on without "
+            rf"beyond checkpoint\.max_age_minutes: rank {rank} still waits for {waits_for[rank]}\. Look after the "
+            r"storage \(storage\.root\): does it answer on all nodes\?",
+            of_rank.error[1],
+        )
