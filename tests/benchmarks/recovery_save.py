@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -95,13 +96,11 @@ def _timed(folder: Path, repetitions: int, overrides: tuple[str, ...]) -> Saves:
     with Saver(storage, run, _ATTEMPT, engine, Recorder(storage, run, _ATTEMPT, 0), _LONGEST_SECONDS) as saver:
         saver.wait()  # its buffers are there: in training, the first steps give it time
         for step in range(1, repetitions + 2):
-            manifest = _manifest(engine, step)
-            saves.tandem.append(_seconds(lambda manifest=manifest: saver.save(manifest)))  # type: ignore[misc]
+            saves.tandem.append(_seconds(saver.save, _manifest(engine, step)))
             saves.background.append(_seconds(saver.wait))
             tandem_bytes = _delete(folder / "run" / "checkpoints")
-            peer = folder / "deepspeed"
-            saves.deepspeed.append(_seconds(lambda peer=peer: engine._engine.save_checkpoint(str(peer))))  # type: ignore[misc]
-            deepspeed_bytes = _delete(peer)
+            saves.deepspeed.append(_seconds(engine._engine.save_checkpoint, str(folder / "deepspeed")))
+            deepspeed_bytes = _delete(folder / "deepspeed")
     return Saves(saves.tandem[1:], saves.deepspeed[1:], saves.background[1:], tandem_bytes, deepspeed_bytes)
 
 
@@ -123,9 +122,9 @@ def _manifest(engine: Engine, step: int) -> Manifest:
     )
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[..., object], *arguments: Any) -> float:
     began = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - began
 
 
