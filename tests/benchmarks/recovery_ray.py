@@ -7,10 +7,6 @@
 Both train the same tiny digits job with the same loop on two workers of one Ray. When it has done steps after a commit,
 one worker gets SIGKILL; when the next attempt has done a step, the job is asked to stop. A thread on rank 0 looks every
 20 ms how far the loop is, and writes it down; that steps are done is in the run's metrics, to the moment.
-
-No other Ray should be on the machine, nor have been killed there: an actor of Ray Train 2.60 looks for its run in the
-Ray that /tmp/ray/ray_current_cluster names, whichever that is, and where that does not answer, the end of each attempt
-of Tandem's waits 12 s for it.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Stage:
     def __enter__(self) -> Stage:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
         for _ in range(NODES):
             self.add_node()
         return self
