@@ -48,7 +48,7 @@ training:
   optimizer: {kind: adamw, learning_rate: 1e-3}
   schedule: {kind: cosine, warmup_steps: 2}
 checkpoint: {every_steps: 3}
-cluster: {collective_timeout_seconds: 60}
+cluster: {collective_timeout_seconds: 400}
 """
 
 
