@@ -235,6 +235,7 @@ def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage:
     set_up.draining = draining
     assert not set_up.train()
     assert len(set_up.played) == 1
+    assert not set_up.events("attempt_ended")  # as where only the driver asked
     told = set_up.events("stop_requested")[-1]
     assert told["message"] == f"somebody asked the job to stop, by {set_up.job.run.stop}; Ctrl-C stops it at once"
     assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
