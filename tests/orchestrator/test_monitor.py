@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from orchestrator.monitor import Beat, Beats, python_stacks
-from workers.train.pulse import Moment
+from workers.train.pulse import Moment, Phase
 
 
 class Clock:
@@ -15,8 +15,8 @@ class Clock:
         return self.now
 
 
-def beat(rank: int, moves: int) -> Beat:
-    return Beat(rank, f"node-{rank}", Moment(5, "forward", "", moves))
+def beat(rank: int, moves: int, phase: Phase = "forward") -> Beat:
+    return Beat(rank, f"node-{rank}", Moment(5, phase, "", moves))
 
 
 def test_a_rank_that_beats_and_does_not_move_hangs() -> None:
@@ -24,7 +24,7 @@ def test_a_rank_that_beats_and_does_not_move_hangs() -> None:
     beats = Beats(2, 10, clock)
     assert beats.look() == (None, set())
     for clock.now in range(0, 20, 2):
-        beats.beat(beat(0, moves=clock.now))
+        beats.beat(beat(0, moves=min(clock.now, 8), phase="gather"))
         beats.beat(beat(1, moves=min(clock.now, 6)))
         hang, nodes = beats.look()
         assert nodes == {"node-0", "node-1"}
