@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tests.benchmarks.gpu import peak, reset_peak
 from tests.benchmarks.loss_contestants import random_features, tandem_infonce
 
 _BATCHES = (65_536, 262_144)
@@ -38,12 +39,12 @@ def measure_cuda(
         )
         first, second = features.first.detach(), features.second.detach()[:, 0]
         seconds: dict[str, list[float]] = {"loss": [], "products": []}
-        peak = 0
+        most = 0
         for repetition in range(repetitions + 1):
             features.first.grad = features.second.grad = features.scale.grad = None
-            before = _reset_peak(device)
+            before = reset_peak(device)
             took = _timed(lambda given=features: tandem_infonce(given), device)  # type: ignore[misc]
-            peak = _peak(device) - before
+            most = peak(device) - before
             bare = _timed(lambda A=first, G=second: bare_products(A, G), device)  # type: ignore[misc]
             if repetition:  # the first one warms up
                 seconds["loss"].append(took)
@@ -52,7 +53,7 @@ def measure_cuda(
         lines.append(
             f"B = {batch:,}: {loss * 1e3:,.1f} ms, its products alone {products * 1e3:,.1f} ms "
             f"({8 * batch * batch * d / products / 1e12:,.0f} TFLOP/s), {loss / products:.2f} times as long; "
-            f"peak memory {peak / 2**20:,.0f} MiB above the features"
+            f"peak memory {most / 2**20:,.0f} MiB above the features"
         )
     return lines
 
@@ -78,14 +79,3 @@ def _timed(run: Callable[[], object], device: str) -> float:
 def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _reset_peak(device: str) -> int:
-    if device != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
-
-
-def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else 0

@@ -1,8 +1,8 @@
-"""The peers' losses, from where the Makefile installs them (`make peers`, some 3 MB).
+"""The peers' losses and models, from where the Makefile installs them (`make peers`, some 3 MB).
 
 open_clip's losses stand in one file that needs torch alone, while the package around it imports torchvision and
-timm: only that file is loaded. sentence-transformers is imported whole, which takes about 10 s, with a folder on
-`sys.path` that the process keeps: call it in a process of its own.
+timm: only that file is loaded, and of the towers only those that they import. sentence-transformers is imported whole,
+which takes about 10 s, with a folder on `sys.path` that the process keeps: call it in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
+
+from torch import nn
 
 FOLDER = Path(__file__).parents[2] / "build" / "benchmarks" / "peers_loss"
 INSTALL = "the peers are not installed: `make peers` does it"
@@ -34,6 +38,22 @@ def open_clip_losses() -> Any:
     spec.loader.exec_module(module)
     _allow_deprecated_gather()
     return module
+
+
+@cache
+def open_clip_model() -> Any:
+    """The module open_clip.model, with `CLIP` and its configurations.
+
+    Of torchvision it only asks for the name of a class, which its towers don't use: one of that name stands in.
+    """
+    importlib.import_module("transformers")  # looks for torchvision itself, and must not find the stand-in
+    package, misc = ModuleType("open_clip"), ModuleType("torchvision.ops.misc")
+    package.__path__ = [str(FOLDER / "open_clip")]
+    misc.FrozenBatchNorm2d = type("FrozenBatchNorm2d", (nn.Module,), {})  # type: ignore[attr-defined]
+    stand_ins = {"open_clip": package, "torchvision": ModuleType("torchvision")}
+    stand_ins |= {"torchvision.ops": ModuleType("torchvision.ops"), "torchvision.ops.misc": misc}
+    with mock.patch.dict(sys.modules, stand_ins):
+        return importlib.import_module("open_clip.model")
 
 
 @cache

@@ -12,6 +12,8 @@ take turns and begin with another one each round. On a CPU, processor time is ta
 lengthens a step by the clock at random; on a GPU, the clock's. What disturbs a step only ever makes it longer, so a
 ratio is that of the fastest rounds: `bare` is the bare loop's time over Tandem's, `direct` the direct step's over the
 cached one's. The last line is JSON.
+
+Where torch has CUDA, step_cuda.py measures the whole step of ViT-B/32 against open_clip's as well.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from tests.benchmarks.machine import machine
+from tests.benchmarks.peers import INSTALL, installed
 from tests.ranks import run_ranks
 from workers.data.order import Layout
 from workers.data.rows import Rows
@@ -92,13 +95,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192, help="of both towers")
     parser.add_argument("--layers", type=int, default=4, help="of both towers")
     parser.add_argument("--rounds", type=int, default=30)
-    seconds = measure(Plan(**vars(parser.parse_args())))
+    plan = Plan(**vars(parser.parse_args()))
+    if torch.cuda.is_available() and not installed():
+        parser.error(INSTALL)
+    seconds = measure(plan)
     table = Table()
     for heading in ("step", "fastest, s", "median, s"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for name, of_rounds in seconds.items():
         table.add_row(name, f"{min(of_rounds):.4f}", f"{statistics.median(of_rounds):.4f}")
     Console(width=88).print(table)
+    print(*on_gpu(), sep="\n")
     print(json.dumps(summary(seconds)))
 
 
@@ -106,6 +113,16 @@ def measure(plan: Plan) -> Seconds:
     """In a process of its own."""
     seconds: Seconds = run_ranks(timed, 1, plan, timeout_seconds=_LONGEST_SECONDS)[0]
     return seconds
+
+
+def on_gpu() -> list[str]:
+    """Lines to print of what a GPU is needed for."""
+    from tests.benchmarks.step_cuda import GPU_NEEDED, measure_cuda
+
+    if not torch.cuda.is_available():
+        return [GPU_NEEDED]
+    lines: list[str] = run_ranks(measure_cuda, 1, timeout_seconds=_LONGEST_SECONDS)[0]
+    return lines
 
 
 def summary(seconds: Seconds) -> dict[str, object]:
@@ -145,7 +162,7 @@ def contestants(plan: Plan, device: torch.device) -> dict[str, Callable[[], floa
     """A step of each, which returns the loss. All begin with the same weights and see the same batch."""
     spec = loads(_SPEC % vars(plan), "bench-step.yaml")
     tokenizer = byte_tokenizer()
-    rows = _rows(spec, plan.batch, tokenizer)
+    rows = noise(spec, plan.batch, tokenizer)
     model = build(spec.model, spec.data, spec.objective, spec.seed, {"text": tokenizer})
     return {
         "tandem": tandem_step(spec, copy.deepcopy(model), rows, None, device),
@@ -204,7 +221,7 @@ def bare_step(spec: JobSpec, model: nn.Module, rows: Rows, device: torch.device)
     return step
 
 
-def _rows(spec: JobSpec, count: int, tokenizer: Tokenizer) -> Rows:
+def noise(spec: JobSpec, count: int, tokenizer: Tokenizer) -> Rows:
     """Noise with captions of ten letters."""
     generator = np.random.default_rng(0)
     rows = Rows.empty(count, spec.data)
