@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from typing import Any
 
@@ -35,7 +36,8 @@ def _fit(task: TrainTask, cluster: Cluster, world_size: int, beats: Any, bookkee
     _ask_this_ray()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task, "beats": beats},
+        # The task as bytes: Ray Train's controller would unpickle it too, and import all that training needs first.
+        train_loop_config={"task": pickle.dumps(task), "beats": beats},
         torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=world_size,
@@ -70,4 +72,4 @@ def _worker(config: dict[str, Any]) -> Outcome:
     import ray.train
 
     with Beating(config["beats"], ray.train.get_context().get_world_rank()):
-        return train(config["task"])
+        return train(pickle.loads(config["task"]))
