@@ -50,6 +50,7 @@ class Driver:
             self._lease.take(self._journal.line)
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
+        self._ledger.write_as(self._lease.number)
         try:
             self._open()
             if Attempts(job, self._journal, self._interrupt, self._lease).run() and self._evaluate():

@@ -1,4 +1,4 @@
-"""Work that is repeated beside everything else: at once, until it is done or stopped, and once more where that counts."""
+"""Work that is repeated beside everything else: at once, until it is done or stopped, and then once more."""
 
 from __future__ import annotations
 
