@@ -159,13 +159,7 @@ class Attempts:
             training = spec.training.model_copy(update={"micro_batch": self._micro_batch})
             spec = spec.model_copy(update={"training": training})
         task = TrainTask(spec, job.fixed, job.run, number, resume_from)
-        monitor = Monitor(
-            job.storage,
-            job.run,
-            attempt=number,
-            world_size=size,
-            hang_after_seconds=spec.retry.hang_after_seconds,
-        )
+        monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
         watch = Watch(
             job,
             self._journal,
