@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from jobspecs.errors import JobFailedError, UnreachableError
-from orchestrator import bookkeeping, checkpoints, elastic, journal, ray_cluster, watch, workforce
+from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -28,7 +28,7 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.stop_request import Why
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
-from workers.run import committed_steps
+from workers.run import RunDirectory, committed_steps
 from workers.storage import ObjectInfo, Storage
 from workers.storage.backend import Backend
 from workers.train.checkpoint import Manifest
@@ -383,6 +383,61 @@ def test_a_number_that_another_driver_claims_meanwhile(stage: Make) -> None:
     with pytest.raises(TakenOverError):
         set_up.train()
     assert len(set_up.played) == 1
+
+
+# --- evaluations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["the user", "somebody else"])
+def test_a_request_to_stop_ends_the_evaluations(stage: Make, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    set_up = stage([ends(40)])
+    evaluated: list[str] = []
+
+    def evaluate(spec: object, run: object, step: int, name: str, interrupted: Callable[[], bool]) -> None:
+        evaluated.append(name)
+        assert not interrupted()
+        if by == "the user":
+            set_up.interrupt.request()
+        else:
+            asks(set_up)
+        assert interrupted()
+
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first", "second"])
+    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+    assert set_up.drive() is State.INTERRUPTED
+    assert evaluated == ["first"]
+    assert len(set_up.events("stop_requested")) == (by == "somebody else")
+    assert set_up.ledger.status().state == "interrupted"
+
+
+def test_a_request_before_the_first_evaluation_begins_none(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_late(stage: Stage) -> Outcome:
+        ended = stage.commit(40)
+        stage.interrupt.request()
+        return ended
+
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
+    set_up = stage([asked_late])
+    assert set_up.drive() is State.INTERRUPTED
+    assert not set_up.events("evaluation_started")
+
+
+def test_a_driver_that_lost_the_run_evaluates_no_longer(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up = stage([ends(40)])
+
+    def evaluate(spec: object, run: RunDirectory, step: int, name: str, interrupted: Callable[[], bool]) -> None:
+        set_up.job.storage.write(run.driver(2), b"another's")
+        deadline = time.monotonic() + 60
+        while not interrupted():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
+    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+    with pytest.raises(TakenOverError):
+        set_up.drive()
+    assert not set_up.events("run_interrupted", "run_failed")
 
 
 # --- elastic clusters ---------------------------------------------------------------------------------
