@@ -80,17 +80,11 @@ class Watch:
 
         # Ray Train takes over SIGINT when it is called from the main thread; ours means "save first".
         thread = threading.Thread(target=run, name=f"attempt-{self._attempt}", daemon=True)
-        with self._books:
-            thread.start()
-            hang = self._watch(thread)
-            stacks: dict[int, str] = {}
-            if hang is not None:
-                stacks = self._monitor.stacks()
-                self._kill(thread)
-            self._books.end(stacks)
-            while not self._books.join(POLL_SECONDS):
-                self._check()
-            self._check()
+        try:
+            hang = self._run(thread)
+        except TakenOverError:
+            self._monitor.kill()
+            raise
         asked = self._books.asked
         end = ended[0] if ended else None
         if isinstance(end, int):  # where it seemed to hang, it was only slow
@@ -99,6 +93,21 @@ class Watch:
             end = Failure(Kind.HANG, hang.cause, hang.details, hang.rank)
         assert end is not None
         return Ended(failure=end, asked=asked)
+
+    def _run(self, thread: threading.Thread) -> Hang | None:
+        """Runs the thread of the attempt, which ends of itself, or of the hang that is returned."""
+        stacks: dict[int, str] = {}
+        with self._books:
+            thread.start()
+            hang = self._watch(thread)
+            if hang is not None:
+                stacks = self._monitor.stacks()
+                self._kill(thread)
+            self._books.end(stacks)
+            while not self._books.join(POLL_SECONDS):
+                self._check()
+            self._check()
+        return hang
 
     def _watch(self, thread: threading.Thread) -> Hang | None:
         """The hang that the attempt has come to; None where it has ended by itself."""
@@ -112,7 +121,6 @@ class Watch:
     def _check(self) -> None:
         """Raises TakenOverError, and what the bookkeeping failed of."""
         if self._lease.lost:
-            self._monitor.kill()
             raise TakenOverError(self._name)
         self._books.check()
 
