@@ -8,8 +8,8 @@ import tempfile
 from typing import Any
 
 from jobspecs.cluster import Cluster
+from orchestrator.beating import Beating
 from orchestrator.failure import AttemptFailedError
-from orchestrator.monitor import Beating
 from orchestrator.ray_cluster import nodes, resources
 from orchestrator.root_cause import classify
 from workers.train.loop import Outcome, TrainTask, train

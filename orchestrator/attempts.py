@@ -20,7 +20,7 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
-from orchestrator.stop_request import Why, requested
+from orchestrator.stop_request import StopRequest, Why, requested
 from orchestrator.watch import Ended, Watch
 from orchestrator.workforce import Workforce
 from workers.data.order import rows_per_rank
@@ -40,6 +40,7 @@ class Attempts:
         self._journal = journal
         self._interrupt = interrupt
         self._lease = lease
+        self._stop = StopRequest(job.storage, job.run, journal, interrupt)
         self._workforce = Workforce(sizes(job.fixed.layout.lanes, job.spec.cluster), job.spec.cluster, journal)
         self._history: list[Failure] = []
         self._committed = 0
@@ -159,13 +160,7 @@ class Attempts:
             training = spec.training.model_copy(update={"micro_batch": self._micro_batch})
             spec = spec.model_copy(update={"training": training})
         task = TrainTask(spec, job.fixed, job.run, number, resume_from)
-        monitor = Monitor(
-            job.storage,
-            job.run,
-            attempt=number,
-            world_size=size,
-            hang_after_seconds=spec.retry.hang_after_seconds,
-        )
+        monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
         watch = Watch(
             job,
             self._journal,
@@ -317,18 +312,11 @@ class Attempts:
 
     def _stopped(self) -> bool:
         """Whether the job is interrupted, by the user or by whoever else wrote a request to stop."""
-        if not self._interrupt.requested():
-            with contextlib.suppress(StorageError):  # no answer is not a request
-                if requested(self._job.storage, self._job.run) is Why.INTERRUPTED:
-                    self._interrupted()
-        return self._interrupt.requested()
+        return self._stop.is_made()
 
     def _interrupted(self) -> None:
-        """The job was asked to end, if not by the user then by somebody else: from now on that makes no difference."""
-        if not self._interrupt.requested():
-            self._interrupt.request()
-            message = f"somebody asked the job to stop, by {self._job.run.stop}; Ctrl-C stops it at once"
-            self._journal.event("stop_requested", message, reason=Why.INTERRUPTED)
+        """The job was asked to end."""
+        self._stop.accept()
 
     def _kept(self, failure: Failure) -> str:
         kept = f"Step {failure.committed} is committed" if failure.committed else "Nothing is committed yet"

@@ -18,6 +18,7 @@ from orchestrator.lease import Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_resources, start_ray
+from orchestrator.stop_request import StopRequest
 from orchestrator.view import View
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
@@ -32,6 +33,7 @@ class Driver:
         self._ledger = Ledger(prepared.storage, prepared.run)
         self._journal = Journal(self._ledger, view)
         self._lease = Lease(prepared.storage, prepared.run)
+        self._stop = StopRequest(prepared.storage, prepared.run, self._journal, interrupt)
 
     def run(self) -> State:
         """Runs the job, or goes on with it. Returns SUCCEEDED or INTERRUPTED, written down or not.
@@ -50,6 +52,7 @@ class Driver:
             self._lease.take(self._journal.line)
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
+        self._ledger.write_as(self._lease.number)
         try:
             self._open()
             if Attempts(job, self._journal, self._interrupt, self._lease).run() and self._evaluate():
@@ -110,13 +113,22 @@ class Driver:
             job.storage.write(job.run.tokenizer(name), tokenizer.to_bytes())
 
     def _evaluate(self) -> bool:
-        """Does the evaluations that have no result yet. Returns False when it was interrupted before."""
+        """Does the evaluations that have no result yet. Returns False when it was interrupted before.
+
+        Raises TakenOverError.
+        """
         job, step = self._job, self._job.fixed.total_steps
         self._journal.event("training_finished", f"all {step} steps are done")
         for name in evaluations.pending(job.spec, job.storage, job.run, step):
+            if self._stop.is_made():
+                return False
             self._journal.event("evaluation_started", f"evaluation {name} of step {step}", evaluation=name, step=step)
             began = time.monotonic()
-            evaluated = evaluations.evaluate_with_ray(job.spec, job.run, step, name, self._interrupt.requested)
+            evaluated = evaluations.evaluate_with_ray(
+                job.spec, job.run, step, name, lambda: self._lease.lost or self._stop.is_made()
+            )
+            if self._lease.lost:
+                raise TakenOverError(job.spec.name)
             if evaluated is None:
                 return False
             if evaluated.fault is None:

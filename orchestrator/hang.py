@@ -1,4 +1,4 @@
-"""When ranks stand still, and which of them is to blame. Pure: beats in, a verdict out; `monitor.py` collects them.
+"""When ranks stand still, and which of them is to blame. Pure: beats in, a verdict out; `beats.py` collects them.
 
 Ranks work in step: when one stands still, the others soon wait for it in a collective. So all stand still, and what
 tells them apart is whether they beat at all, and in which phase they are.

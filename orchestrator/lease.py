@@ -1,10 +1,19 @@
-"""Who drives a run: one process at a time, known by a heartbeat in the run directory."""
+"""Who drives a run: one process at a time. Drivers are numbered, and the one with the highest number has the run.
+
+    <run directory>/drivers/00001.json, 00002.json, …     written by the driver of that number alone
+
+A driver takes the run by writing the next number's file, on condition that it is not there: of several that try at
+once, one gets it. From then on it rewrites that file every few seconds, as a sign of life, and marks it as ended at
+last. So a driver that was thought dead and wakes up can't overwrite the newer one's file; it finds out that there is
+one, and that the run is not its own any more.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -15,8 +24,9 @@ from dataclasses import asdict, dataclass, replace
 import psutil
 
 from jobspecs.errors import AlreadyExistsError, JobFailedError, NotFoundError, StorageError, UsageError
+from workers.repeating import Repeating
 from workers.run import RunDirectory
-from workers.storage import Storage
+from workers.storage import Storage, basename
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -26,7 +36,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Driver:
-    """The process that drives a run, as driver.json holds it."""
+    """The process that drives a run, as its file holds it."""
 
     host: str
     pid: int
@@ -36,6 +46,8 @@ class Driver:
     """Tells this driver's file from any other's."""
     time: float
     """Unix time of its last heartbeat."""
+    ended: bool = False
+    """Whether it has given the run back."""
 
 
 def this_driver() -> Driver:
@@ -46,33 +58,44 @@ def this_driver() -> Driver:
 
 def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
     """The driver that seems alive, or None."""
-    driver = _parse(_content(storage, run))
-    if driver is None or time.time() - driver.time > STALE_SECONDS:
-        return None
-    if driver.host == socket.gethostname() and not _is_alive(driver):
-        return None
-    return driver
+    driver = _parse(_content(storage, run, _newest(storage, run)))
+    return driver if driver is not None and _seems_alive(driver) else None
 
 
-def _content(storage: Storage, run: RunDirectory) -> bytes | None:
+def _newest(storage: Storage, run: RunDirectory) -> int:
+    """The number of the newest driver; 0 before the first."""
+    names = (re.fullmatch(r"(\d{5,})\.json", basename(info.uri)) for info in storage.list(run.drivers))
+    return max((int(name[1]) for name in names if name), default=0)
+
+
+def _content(storage: Storage, run: RunDirectory, number: int) -> bytes | None:
     try:
-        return storage.read(run.driver)
+        return storage.read(run.driver(number))
     except NotFoundError:
         return None
 
 
 def _parse(content: bytes | None) -> Driver | None:
-    """The driver of a driver.json; what can't be read as one is nobody's."""
+    """The driver of a driver's file; what can't be read as one is nobody's."""
     try:
         there = json.loads(content or b"")
         return Driver(
-            str(there["host"]), int(there["pid"]), float(there["created"]), str(there["token"]), float(there["time"])
+            host=str(there["host"]),
+            pid=int(there["pid"]),
+            created=float(there["created"]),
+            token=str(there["token"]),
+            time=float(there["time"]),
+            ended=bool(there["ended"]),
         )
     except (ValueError, TypeError, KeyError):
         return None
 
 
-def _is_alive(driver: Driver) -> bool:
+def _seems_alive(driver: Driver) -> bool:
+    if driver.ended or time.time() - driver.time > STALE_SECONDS:
+        return False
+    if driver.host != socket.gethostname():
+        return True
     try:
         process = psutil.Process(driver.pid)
         return process.create_time() == driver.created and process.status() != psutil.STATUS_ZOMBIE
@@ -98,9 +121,10 @@ class Lease:
         self._storage = storage
         self._run = run
         self._driver = this_driver()
-        self._closing = threading.Event()
         self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._beating = Repeating("heartbeat", HEARTBEAT_SECONDS, self._beat)
+        self.number = 0
+        """Of this driver, from 1; 0 as long as it has not taken the run."""
 
     @property
     def token(self) -> str:
@@ -117,38 +141,35 @@ class Lease:
 
         Raises UsageError: another driver is alive; StorageError: the directory can't be read or written.
         """
-        other = self._other(tell)
-        if other is None:
-            self._storage.delete(self._run.driver)
-            try:
-                self._storage.write(self._run.driver, self._beat(), if_absent=True)
-            except AlreadyExistsError:
-                # Another one was as quick; or it is our own write, whose answer got lost.
-                there = _parse(_content(self._storage, self._run))
-                other = None if there and there.token == self._driver.token else there
-        if other is not None:
-            raise UsageError(
-                f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
-                "it, stop it with Ctrl-C, or give this job another name."
-            )
-        self._thread.start()
+        while not self.number:
+            newest = _newest(self._storage, self._run)
+            if newest and (other := self._alive(newest, tell)) is not None:
+                raise UsageError(
+                    f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
+                    "it, stop it with Ctrl-C, or give this job another name."
+                )
+            # Where another one was as quick, the next look finds it.
+            if self._claim(newest + 1):
+                self.number = newest + 1
+        self._beating.start()
 
     def give_back(self) -> None:
-        """The run has no driver any more. Does nothing where another has taken it."""
-        self._closing.set()
-        self._thread.join()
-        # A file that can't be deleted now is stale in half a minute.
+        """The run has no driver any more. Another driver's file is left alone."""
+        self._beating.close()
+        # A file that can't be written now is stale in half a minute.
         with contextlib.suppress(StorageError):
-            if not self._is_anothers():
-                self._storage.delete(self._run.driver)
+            if not self.lost:
+                self._storage.write(self._run.driver(self.number), self._record(ended=True))
 
-    def _other(self, tell: Callable[[str], None]) -> Driver | None:
-        """The driver that has the run and is alive. One on another host is alive if it beats while we look: its clock
+    def _alive(self, number: int, tell: Callable[[str], None]) -> Driver | None:
+        """The driver of that number, if it is alive. One on another host is alive if it beats while we look: its clock
         may be another than ours."""
-        content = _content(self._storage, self._run)
+        content = _content(self._storage, self._run, number)
         driver = _parse(content)
-        if driver is None or driver.host == self._driver.host:
-            return live_driver(self._storage, self._run)
+        if driver is None or driver.ended:
+            return None
+        if driver.host == self._driver.host:
+            return driver if _seems_alive(driver) else None
         tell(
             f"{self._run.name} was driven by process {driver.pid} on {driver.host}: waiting up to "
             f"{STALE_SECONDS:.0f} s for a sign of life of it"
@@ -156,25 +177,38 @@ class Lease:
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            now = _content(self._storage, self._run)
+            now = _content(self._storage, self._run, number)
             if now != content:
-                return _parse(now)
+                driver = _parse(now)
+                return None if driver is None or driver.ended else driver
         return None
 
-    def _beat(self) -> bytes:
-        return json.dumps(asdict(replace(self._driver, time=time.time()))).encode()
+    def _claim(self, number: int) -> bool:
+        """Whether the number is ours now."""
+        record = self._record()
+        try:
+            self._storage.write(self._run.driver(number), record, if_absent=True)
+        except AlreadyExistsError:
+            # Or it is our own write, whose answer got lost.
+            return _content(self._storage, self._run, number) == record
+        return True
 
-    def _beat_on(self) -> None:
-        while not self._closing.wait(HEARTBEAT_SECONDS):
-            # A store that does not answer: the next beat tries again; silence is what it is for.
-            with contextlib.suppress(StorageError):
-                if self._is_anothers():
-                    self._lost.set()
-                    return
-                self._storage.write(self._run.driver, self._beat())
+    def _record(self, *, ended: bool = False) -> bytes:
+        return json.dumps(asdict(replace(self._driver, time=time.time(), ended=ended))).encode()
 
-    def _is_anothers(self) -> bool:
-        """Also without a file: another deletes ours before it writes its own. A damaged one is nobody's."""
-        content = _content(self._storage, self._run)
-        there = _parse(content)
-        return content is None or (there is not None and there.token != self._driver.token)
+    def _beat(self) -> bool:
+        # A store that does not answer: the next beat tries again; silence is what it is for.
+        with contextlib.suppress(StorageError):
+            if self._is_ours():
+                self._storage.write(self._run.driver(self.number), self._record())
+            else:
+                self._lost.set()
+        return self.lost
+
+    def _is_ours(self) -> bool:
+        """Whether the newest driver is this one. Somebody may also have removed the run directory, and begun it anew: a
+        lower number then, or another's file. A damaged one is nobody's."""
+        if _newest(self._storage, self._run) != self.number:
+            return False
+        there = _parse(_content(self._storage, self._run, self.number))
+        return there is None or there.token == self.token

@@ -7,6 +7,7 @@ status is derived from these each time it is asked for, by anyone who holds the 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -79,11 +80,18 @@ class Ledger:
     def __init__(self, storage: Storage, run: RunDirectory) -> None:
         self.storage = storage
         self.run = run
+        self._prefix = ""
         self._writer: PartsWriter | None = None
+        self._flushing = threading.Lock()
         self._kept: list[dict[str, Any]] = []
         """Events that the writer does not have yet: it can't be made while the storage is away."""
 
-    # --- written by the driver ---
+    # --- written by the driver, from any of its threads ---
+
+    def write_as(self, driver: int) -> None:
+        """The events to come are those of the driver of that number, in parts that no other driver writes. To be said
+        before the first."""
+        self._prefix = f"d{driver:05d}-"
 
     def event(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
         """Appends an event and makes it durable. Returns it. Raises StorageError, as `flush` does."""
@@ -99,16 +107,17 @@ class Ledger:
 
     def flush(self) -> None:
         """Makes all events durable. Raises StorageError; nothing is lost, the next flush tries again."""
-        if self._writer is None:
-            self._writer = PartsWriter(self.storage, self.run.events)
-        while self._kept:
-            self._writer.append(self._kept.pop(0))
-        self._writer.flush()
+        with self._flushing:
+            if self._writer is None:
+                self._writer = PartsWriter(self.storage, self.run.events, self._prefix)
+            while self._kept:
+                self._writer.append(self._kept.pop(0))
+            self._writer.flush()
 
     # --- read by anyone ---
 
     def events(self) -> list[dict[str, Any]]:
-        """All events, oldest first."""
+        """All events, oldest first; of two drivers, all of the later one's after the other's."""
         return list(read_parts(self.storage, self.run.events))
 
     def metrics(self) -> Iterator[dict[str, Any]]:

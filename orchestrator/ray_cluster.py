@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
@@ -23,6 +24,9 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # A minute, Ray Train's default, is short for processes that import torch on a busy node.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+
+ANSWER_SECONDS = 10.0
+"""Patience with Ray: with a call of an actor, with short tasks."""
 
 
 def start_ray(cluster: Cluster) -> None:
@@ -142,6 +146,13 @@ def ask_for(cluster: Cluster, workers: int) -> None:
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[resources(cluster)] * workers)
+
+
+def on_node(node: str) -> Any:
+    """The scheduling strategy that places a task or an actor on the node of that id, and nowhere else."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 @contextlib.contextmanager

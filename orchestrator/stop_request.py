@@ -1,14 +1,18 @@
-"""The request to end an attempt: the object `stop` in the run directory, whose word says why.
+"""The request to end an attempt, or the job: the object `stop` in the run directory, whose word says why.
 
-Anybody may write it, with any word: that interrupts the job, as Ctrl-C does. The driver itself writes it when an
-attempt shall end for another reason, and never over the request of somebody else.
+Anybody may write it, with any word: that interrupts the job, as Ctrl-C does, also between attempts and while
+evaluations run. The driver itself writes it when an attempt shall end for another reason, and never over the request
+of somebody else.
 """
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 
-from jobspecs.errors import NotFoundError
+from jobspecs.errors import NotFoundError, StorageError
+from orchestrator.interrupt import Interrupt
+from orchestrator.journal import Journal
 from workers.run import RunDirectory
 from workers.storage import Storage
 
@@ -31,3 +35,28 @@ def requested(storage: Storage, run: RunDirectory) -> Why | None:
     except NotFoundError:
         return None
     return Why(word) if word in list(Why) else Why.INTERRUPTED
+
+
+class StopRequest:
+    """Whether the job is interrupted, by the user or by whoever else wrote a request to stop."""
+
+    def __init__(self, storage: Storage, run: RunDirectory, journal: Journal, interrupt: Interrupt) -> None:
+        self._storage = storage
+        self._run = run
+        self._journal = journal
+        self._interrupt = interrupt
+
+    def is_made(self) -> bool:
+        """Looks for a request. From the first one on the job is interrupted."""
+        if not self._interrupt.requested():
+            with contextlib.suppress(StorageError):  # no answer is not a request
+                if requested(self._storage, self._run) is Why.INTERRUPTED:
+                    self.accept()
+        return self._interrupt.requested()
+
+    def accept(self) -> None:
+        """The job was asked to end, if not by the user then by somebody else: from now on that makes no difference."""
+        if not self._interrupt.requested():
+            self._interrupt.request()
+            message = f"somebody asked the job to stop, by {self._run.stop}; Ctrl-C stops it at once"
+            self._journal.event("stop_requested", message, reason=Why.INTERRUPTED)

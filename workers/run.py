@@ -5,9 +5,9 @@
         plan.json                             what the run has fixed: `RunPlan`
         index/<source>.parquet                the shards of each source
         tokenizers/<column>.json              what makes tokens of each text column
-        driver.json                           who drives it, with a heartbeat
+        drivers/00001.json …                  a driver each, with its heartbeat: see `orchestrator.lease`
         attempts/a00001.json …                an attempt each, written before it starts: see `workers.train.fence`
-        events/000000.jsonl …                 what happened, written by the driver
+        events/d00001-000000.jsonl …          what happened, written by each driver
         metrics/a00001-000000.jsonl …         a line a step, written by rank 0 of each attempt
         bad_samples/a00001-r00000-000000.jsonl …
                                              what became masked rows, written by each rank
@@ -87,9 +87,9 @@ class RunDirectory:
         return join(self.uri, "plan.json")
 
     @property
-    def driver(self) -> str:
-        """Who drives the run."""
-        return join(self.uri, "driver.json")
+    def drivers(self) -> str:
+        """The folder of the drivers' records."""
+        return join(self.uri, "drivers")
 
     @property
     def attempts(self) -> str:
@@ -132,6 +132,10 @@ class RunDirectory:
     def tokenizer(self, column: str) -> str:
         """The tokenizer of a text column."""
         return join(self.uri, "tokenizers", f"{column}.json")
+
+    def driver(self, number: int) -> str:
+        """The record of a driver."""
+        return join(self.drivers, f"{number:05d}.json")
 
     def attempt(self, number: int) -> str:
         """The record of an attempt."""

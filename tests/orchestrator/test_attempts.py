@@ -6,14 +6,16 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from jobspecs.errors import JobFailedError, UnreachableError
-from orchestrator import checkpoints, elastic, journal, ray_cluster, watch, workforce
+from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -23,10 +25,12 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared, prepare
+from orchestrator.stop_request import Why
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
-from workers.run import committed_steps
+from workers.run import RunDirectory, committed_steps
 from workers.storage import ObjectInfo, Storage
+from workers.storage.backend import Backend
 from workers.train.checkpoint import Manifest
 from workers.train.fence import claim_attempt
 from workers.train.loop import Outcome, TrainTask
@@ -85,7 +89,7 @@ class Stage:
 @pytest.fixture
 def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
     """`stage(plays, *overrides)`: the first attempt is played by `plays[0](stage)`, and so on."""
-    for module in (watch, workforce):
+    for module in (watch, bookkeeping, workforce):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
@@ -381,6 +385,61 @@ def test_a_number_that_another_driver_claims_meanwhile(stage: Make) -> None:
     assert len(set_up.played) == 1
 
 
+# --- evaluations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["the user", "somebody else"])
+def test_a_request_to_stop_ends_the_evaluations(stage: Make, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    set_up = stage([ends(40)])
+    evaluated: list[str] = []
+
+    def evaluate(spec: object, run: object, step: int, name: str, interrupted: Callable[[], bool]) -> None:
+        evaluated.append(name)
+        assert not interrupted()
+        if by == "the user":
+            set_up.interrupt.request()
+        else:
+            asks(set_up)
+        assert interrupted()
+
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first", "second"])
+    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+    assert set_up.drive() is State.INTERRUPTED
+    assert evaluated == ["first"]
+    assert len(set_up.events("stop_requested")) == (by == "somebody else")
+    assert set_up.ledger.status().state == "interrupted"
+
+
+def test_a_request_before_the_first_evaluation_begins_none(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_late(stage: Stage) -> Outcome:
+        ended = stage.commit(40)
+        stage.interrupt.request()
+        return ended
+
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
+    set_up = stage([asked_late])
+    assert set_up.drive() is State.INTERRUPTED
+    assert not set_up.events("evaluation_started")
+
+
+def test_a_driver_that_lost_the_run_evaluates_no_longer(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up = stage([ends(40)])
+
+    def evaluate(spec: object, run: RunDirectory, step: int, name: str, interrupted: Callable[[], bool]) -> None:
+        set_up.job.storage.write(run.driver(2), b"another's")
+        deadline = time.monotonic() + 60
+        while not interrupted():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
+    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+    with pytest.raises(TakenOverError):
+        set_up.drive()
+    assert not set_up.events("run_interrupted", "run_failed")
+
+
 # --- elastic clusters ---------------------------------------------------------------------------------
 
 RANGE = ("cluster.workers={min: 2, max: 8}", "data.lanes=8", "cluster.grow_every_seconds=0.01")
@@ -475,7 +534,10 @@ class Ranks:
     def nodes(self) -> set[str]:
         return {"n"}
 
-    def end(self) -> None:
+    def stacks(self) -> dict[int, str]:
+        return {1: "here"}
+
+    def kill(self) -> None:
         self.ended.set()
 
     def close(self) -> None:
@@ -496,7 +558,7 @@ def test_an_attempt_on_a_node_that_drains_is_asked_to_save_and_end(stage: Make) 
     set_up = stage([])
     set_up.draining = {"n", "another"}
     ended = watched(set_up, Ranks(), lambda: ends_when_asked(7)(set_up))
-    assert (ended.step, ended.failure, ended.asked) == (7, None, watch.Why.PREEMPTED)
+    assert (ended.step, ended.failure, ended.asked) == (7, None, Why.PREEMPTED)
     (asked,) = set_up.events("stop_requested")
     assert asked["message"] == "node n is about to be taken away: saving, and going on without it"
 
@@ -513,6 +575,82 @@ def test_a_rank_that_hangs_is_what_the_attempt_failed_of(stage: Make) -> None:
     failure = watched(set_up, monitor, work).failure
     assert failure is not None
     assert (failure.kind, failure.cause, failure.rank) == (Kind.HANG, HANG.cause, 1)
+    assert set_up.job.storage.read(set_up.job.run.stacks(1, 1)) == b"here"
+
+
+class Gate:
+    """A storage that answers as long as it is open; when it is closed, calls are taken and wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_open, self.met = threading.Event(), threading.Event()
+        self.is_open.set()
+        backend = Storage._backend
+
+        def waits(storage: Storage, verb: str, uri: str) -> AbstractContextManager[Backend]:
+            if not self.is_open.is_set():
+                self.met.set()
+                assert self.is_open.wait(60)
+            return backend(storage, verb, uri)
+
+        monkeypatch.setattr(Storage, "_backend", waits)
+
+    def close(self) -> None:
+        """Returns when somebody waits for it."""
+        self.is_open.clear()
+        assert self.met.wait(60)
+
+
+def test_a_hang_is_found_and_ended_also_where_the_storage_does_not_answer(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed is told, and the stacks are written, as soon as it answers again."""
+    set_up, monitor, storage = stage([]), Ranks(), Gate(monkeypatch)
+
+    def work() -> Outcome:
+        set_up.commit(8)
+        storage.close()
+        monitor.hang = HANG
+        assert monitor.ended.wait(60)
+        storage.is_open.set()
+        return fails(Kind.WORKER_LOST)(set_up)
+
+    failure = watched(set_up, monitor, work).failure
+    assert failure is not None
+    assert failure.kind is Kind.HANG
+    assert [event["step"] for event in set_up.events("checkpoint_committed")] == [8]
+    assert set_up.job.storage.read(set_up.job.run.stacks(1, 1)) == b"here"
+
+
+def test_a_driver_that_lost_the_run_does_not_wait_for_the_storage_nor_write_any_more(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up, monitor, storage = stage([]), Ranks(), Gate(monkeypatch)
+    set_up.lease = SimpleNamespace(lost=False)
+
+    def work() -> Outcome:
+        set_up.commit(8)
+        storage.close()
+        set_up.interrupt.request()
+        set_up.lease.lost = True
+        assert monitor.ended.wait(60)
+        return fails(Kind.WORKER_LOST)(set_up)
+
+    with pytest.raises(TakenOverError):
+        watched(set_up, monitor, work)
+    (keeping,) = (thread for thread in threading.enumerate() if thread.name == "bookkeeping")
+    storage.is_open.set()
+    keeping.join()
+    assert not set_up.job.storage.exists(set_up.job.run.stop)
+    assert not set_up.events("stop_requested")
+
+
+def test_a_fault_of_the_bookkeeping_is_the_drivers(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **more: object) -> list[int]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(checkpoints, "retain", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        stage([fails(Kind.WORKER_LOST, committed=8)]).train()
 
 
 @pytest.mark.parametrize("saved", [True, False])

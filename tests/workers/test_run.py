@@ -28,7 +28,7 @@ def test_places() -> None:
     assert run.tokenizer("text") == "s3://bucket/runs/digits-clip/tokenizers/text.json"
     assert run.checkpoint(100) == f"{run.checkpoints}/step-00000100"
     assert run.evaluation(100, "held-out") == f"{run.uri}/evaluations/step-00000100/held-out.json"
-    assert len({run.plan, run.driver, run.stop, run.events, run.metrics, run.bad_samples}) == 6
+    assert len({run.plan, run.drivers, run.stop, run.events, run.metrics, run.bad_samples}) == 6
 
 
 def test_plan_comes_back_from_json() -> None:

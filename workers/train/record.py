@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any
 
 from jobspecs.errors import StorageError
 from workers.data.rows import BadSample
+from workers.repeating import Repeating
 from workers.run import PartsWriter, RunDirectory
 from workers.storage import Storage
 from workers.train.health import Health
@@ -73,20 +73,17 @@ class Recorder:
         self._bad = PartsWriter(storage, run.bad_samples, f"a{attempt:05d}-r{rank:05d}-")
         self.causes: Counter[str] = Counter()
         """Masked samples of this rank so far, by cause."""
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._flush_on, name="recorder", daemon=True)
+        self._flushing = Repeating("recorder", FLUSH_SECONDS, self._try_flush, once_more=True)
 
     def __enter__(self) -> Recorder:
-        self._thread.start()
+        self._flushing.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Writes what there is; where that fails, it is lost."""
-        self._closing.set()
-        self._thread.join()
-        self._try_flush()
+        self._flushing.close()
 
     def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
         """Records a step; `metrics` are written by rank 0 alone."""
@@ -101,10 +98,6 @@ class Recorder:
         if self._metrics:
             self._metrics.flush()
         self._bad.flush()
-
-    def _flush_on(self) -> None:
-        while not self._closing.wait(FLUSH_SECONDS):
-            self._try_flush()
 
     def _try_flush(self) -> None:
         try:

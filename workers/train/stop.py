@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from types import TracebackType
 
 from jobspecs.errors import StorageError
+from workers.repeating import Repeating
 from workers.storage import Storage
 
 POLL_SECONDS = 1.0
@@ -18,30 +19,25 @@ class StopWatch:
     def __init__(self, storage: Storage, uri: str) -> None:
         self._storage = storage
         self._uri = uri
-        self._seen = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
+        self._seen = False
+        self._looking = Repeating("stop-watch", POLL_SECONDS, self._look)
 
     @property
     def requested(self) -> bool:
         """Whether somebody asked the job to stop."""
-        return self._seen.is_set()
+        return self._seen
 
     def __enter__(self) -> StopWatch:
-        self._thread.start()
+        self._looking.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.set()
-        self._thread.join()
+        self._looking.close()
 
-    def _watch(self) -> None:
-        while not self._closing.wait(POLL_SECONDS):
-            try:
-                if self._storage.exists(self._uri):
-                    self._seen.set()
-                    return
-            except StorageError:
-                continue  # no answer is not a request; a store that stays away ends the job at its next save
+    def _look(self) -> bool:
+        # No answer is not a request; a store that stays away ends the job at its next save.
+        with contextlib.suppress(StorageError):
+            self._seen = self._storage.exists(self._uri)
+        return self._seen

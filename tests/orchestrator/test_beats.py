@@ -1,10 +1,8 @@
-"""What the driver learns of beats, and how a rank that hangs is ended."""
+"""What the driver learns of beats."""
 
 from __future__ import annotations
 
-import threading
-
-from orchestrator.monitor import Beat, Beats, python_stacks
+from orchestrator.beats import Beat, Beats
 from workers.train.pulse import Moment, Phase
 
 
@@ -65,19 +63,3 @@ def test_stacks_are_asked_of_those_that_beat_once_they_are_wanted() -> None:
     beats.take_stacks(0, "here")
     assert not beats.beat(beat(0, 1))
     assert beats.stacks() == {0: "here"}
-
-
-def test_stacks_name_each_thread_and_where_it_is() -> None:
-    done = threading.Event()
-
-    def wait_for_it() -> None:
-        done.wait()
-
-    thread = threading.Thread(target=wait_for_it, name="the one that waits")
-    thread.start()
-    stacks = python_stacks()
-    done.set()
-    thread.join()
-    (own,) = [stack for stack in stacks.split("thread ") if stack.startswith("the one that waits\n")]
-    assert "in wait_for_it\n    done.wait()" in own
-    assert "thread MainThread\n" in stacks

@@ -1,0 +1,182 @@
+"""What the driver does in the run directory while an attempt runs: shows its steps, writes down its commits, deletes
+checkpoints that are superfluous, and asks it to end where that is wanted.
+
+All of it waits for the storage, in a thread of its own: one that accepts and does not answer holds up nothing but this.
+
+An attempt is asked to end by the object `stop` in the run directory: its ranks commit the next step and end. The word
+in it says why.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from jobspecs.errors import AlreadyExistsError, StorageError
+from orchestrator import ray_cluster
+from orchestrator.elastic import grown_size
+from orchestrator.interrupt import Interrupt
+from orchestrator.journal import Journal
+from orchestrator.prepare import Prepared
+from orchestrator.stop_request import Why, requested
+from orchestrator.workforce import Workforce
+from workers.repeating import Repeating
+from workers.run import committed_steps
+
+POLL_SECONDS = 1.0
+
+
+class Bookkeeping:
+    """Keeps the books of one attempt, in a thread while the context is open.
+
+    with Bookkeeping(…) as books:        what the thread does is left at once where the block is, by an exception
+        …
+        books.end(stacks)                the attempt has ended
+        while not books.join(1.0): …     until the last look at it is done
+        books.check()
+    books.asked
+    """
+
+    def __init__(
+        self,
+        job: Prepared,
+        journal: Journal,
+        interrupt: Interrupt,
+        workforce: Workforce,
+        nodes: Callable[[], set[str]],
+        *,
+        attempt: int,
+        start: int,
+        world_size: int,
+    ) -> None:
+        """nodes: says which nodes have ranks, by Ray's ids. start: the step that the attempt goes on from.
+
+        Raises StorageError.
+        """
+        self._job = job
+        self._journal = journal
+        self._interrupt = interrupt
+        self._workforce = workforce
+        self._nodes = nodes
+        self._attempt = attempt
+        self._start = start
+        self._world_size = world_size
+        self._began = time.monotonic()
+        self._seen = set(committed_steps(job.storage, job.run))
+        self._stacks: Mapping[int, str] = {}
+        self._ended = threading.Event()
+        self._abandoned = threading.Event()
+        self._error: BaseException | None = None
+        self._keeping = Repeating("bookkeeping", POLL_SECONDS, self._keep, once_more=True)
+        self.asked: Why | None = None
+        """Why the attempt was asked to end, if it was."""
+
+    def __enter__(self) -> Bookkeeping:
+        self._keeping.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What waits for the storage is not waited for, and nothing else is begun."""
+        self._abandoned.set()
+        self._keeping.stop()
+
+    def check(self) -> None:
+        """Raises what ended the thread, if something has: a storage that does not answer is not among it."""
+        if self._error is not None:
+            raise self._error
+
+    def end(self, stacks: Mapping[int, str]) -> None:
+        """The attempt has ended: looks once more at what it did, and writes the ranks' stacks down."""
+        self._stacks = stacks
+        self._ended.set()
+        self._keeping.stop()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Waits for the last look. Returns whether it is done."""
+        return self._keeping.join(timeout_seconds)
+
+    # --- in the thread ---
+
+    def _keep(self) -> bool:
+        is_last = self._ended.is_set()
+        try:
+            self._try(self._look)
+            if is_last:
+                self._try(self._write_stacks)
+                self._try(self._see_who_asked)
+        except BaseException as error:
+            self._error = error
+        return self._error is not None or self._abandoned.is_set()
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except StorageError as error:
+            # Looking on is not worth a job; the next look tries again.
+            self._journal.line(f"the run directory did not answer: {error}")
+
+    def _look(self) -> None:
+        from orchestrator.checkpoints import retain  # torch, which the driver starts without
+
+        job = self._job
+        self._look_at_requests()
+        metrics = self._journal.ledger.last_metrics()
+        if metrics and metrics["attempt"] == self._attempt:
+            self._journal.view.progress(metrics, job.fixed.total_steps)
+        for step in committed_steps(job.storage, job.run):
+            if step not in self._seen and not self._abandoned.is_set():
+                self._seen.add(step)
+                self._journal.event(
+                    "checkpoint_committed", f"checkpoint at step {step}", attempt=self._attempt, step=step
+                )
+                retain(job.storage, job.run, job.spec, self._attempt, in_use={self._start})
+                if step < job.fixed.total_steps:
+                    self._grow()
+
+    def _look_at_requests(self) -> None:
+        if self._interrupt.requested() and self.asked is not Why.INTERRUPTED:
+            self._ask(Why.INTERRUPTED, "stopping after the next step, with a checkpoint; again to stop at once")
+        if self.asked is None and (going := ray_cluster.draining_nodes() & self._nodes()):
+            nodes = ", ".join(sorted(node[:8] for node in going))
+            self._ask(Why.PREEMPTED, f"node {nodes} is about to be taken away: saving, and going on without it")
+
+    def _grow(self) -> None:
+        if self.asked is not None or len(self._workforce.sizes) == 1:
+            return
+        size = grown_size(
+            self._workforce.sizes,
+            self._workforce.room(held=self._world_size),
+            self._world_size,
+            ran_seconds=time.monotonic() - self._began,
+            cluster=self._workforce.cluster,
+        )
+        if size is not None:
+            self._ask(Why.GROW, f"there is room for {size} workers: saving, and going on with them", world_size=size)
+
+    def _ask(self, why: Why, message: str, **fields: object) -> None:
+        job = self._job
+        if self._abandoned.is_set():
+            return
+        try:
+            # The user's own request may take the place of any: it says the same as another's.
+            job.storage.write(job.run.stop, why.encode(), if_absent=why is not Why.INTERRUPTED)
+        except AlreadyExistsError:
+            self.asked = requested(job.storage, job.run)
+            if self.asked is not why:  # else it is our own write, whose answer got lost
+                return
+        self.asked = why
+        self._journal.event("stop_requested", message, attempt=self._attempt, reason=why, **fields)
+
+    def _write_stacks(self) -> None:
+        for rank, stacks in self._stacks.items():
+            if not self._abandoned.is_set():
+                self._job.storage.write(self._job.run.stacks(self._attempt, rank), stacks.encode())
+
+    def _see_who_asked(self) -> None:
+        """Another's request, which may have come over ours, counts before it."""
+        there = requested(self._job.storage, self._job.run)
+        self.asked = there if there is Why.INTERRUPTED else self.asked or there

@@ -1,0 +1,263 @@
+"""A run has one driver at a time, and one that was replaced can't disturb the newer one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jobspecs.errors import AlreadyExistsError, UnreachableError, UsageError
+from orchestrator import lease as leases
+from orchestrator.lease import STALE_SECONDS, Driver, Lease, live_driver, this_driver
+from orchestrator.ledger import Ledger
+from workers.run import RunDirectory
+from workers.storage import ObjectInfo, Storage
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(f"file://{tmp_path}/job")
+
+
+STORAGE = Storage()
+
+
+def drive(run: RunDirectory, driver: Driver, number: int = 1) -> None:
+    STORAGE.write(run.driver(number), json.dumps(asdict(driver)).encode())
+
+
+def me(seconds_ago: float = 0.0) -> Driver:
+    return replace(this_driver(), time=time.time() - seconds_ago)
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def dead() -> Driver:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return replace(this_driver(), pid=process.pid)
+
+
+GONE: dict[str, Callable[[], Driver]] = {
+    "dead": dead,
+    "stale": lambda: me(STALE_SECONDS + 1),
+    # A driver of this process's number, as in a container that was restarted.
+    "born again": lambda: replace(this_driver(), created=1.0),
+    "ended": lambda: replace(this_driver(), ended=True),
+    "ended elsewhere": lambda: replace(this_driver(), host="elsewhere", ended=True),
+}
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_a_run_whose_driver_is_gone_is_nobodys_and_may_be_driven(run: RunDirectory, case: str) -> None:
+    drive(run, GONE[case]())
+    assert live_driver(STORAGE, run) is None
+    lease = Lease(STORAGE, run)
+    lease.take()
+    assert lease.number == 2
+    now = live_driver(STORAGE, run)
+    assert now is not None
+    assert now.token == lease.token
+    lease.give_back()
+    assert live_driver(STORAGE, run) is None
+    # What was is kept: the next number has to be known.
+    assert [info.uri for info in STORAGE.list(run.drivers)] == [run.driver(1), run.driver(2)]
+
+
+def test_a_run_has_one_driver(run: RunDirectory) -> None:
+    drive(run, me())
+    with pytest.raises(UsageError, match=r"job is being run already, by process \d+ on .*give this job another name"):
+        Lease(STORAGE, run).take()
+
+
+CLOCKS = {"behind": 3600.0, "ahead": -3600.0}
+"""How far the clock of another host is behind ours, in seconds."""
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("does", ["beats", "ends", "nothing"])
+def test_a_driver_on_another_host_is_alive_if_it_beats_while_we_look(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, clock: str, does: str
+) -> None:
+    other = replace(me(CLOCKS[clock]), host="elsewhere")
+    drive(run, other)
+    passed, told = [0.0], list[str]()
+
+    def sleep(seconds: float) -> None:
+        passed[0] += seconds
+        if does != "nothing" and passed[0] > 5:
+            drive(run, replace(other, time=other.time + 5, ended=does == "ends"))
+
+    clock_here = SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0], time=time.time)
+    monkeypatch.setattr(leases, "time", clock_here)
+    lease = Lease(STORAGE, run)
+    if does == "beats":
+        with pytest.raises(UsageError, match=r"job is being run already, by process \d+ on elsewhere"):
+            lease.take(told.append)
+    else:
+        lease.take(told.append)
+        lease.give_back()
+    assert (passed[0] >= STALE_SECONDS) == (does == "nothing")
+    assert told == [f"job was driven by process {other.pid} on elsewhere: waiting up to 30 s for a sign of life of it"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"host": 1, "time": null}'])
+def test_a_damaged_record_is_nobodys(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """Neither the start nor the heartbeat fails of it: the next beat writes it anew."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
+    STORAGE.write(run.driver(1), content)
+    assert live_driver(STORAGE, run) is None
+    lease = Lease(STORAGE, run)
+    lease.take()
+    STORAGE.write(run.driver(2), content)
+    until(lambda: live_driver(STORAGE, run))
+    assert not lease.lost
+    lease.give_back()
+
+
+# --- several at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [None, "dead"])
+def test_of_drivers_that_come_at_once_exactly_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """Three real ones, over and over: a moment after the start, one of them is alive and has the run."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.001)
+    for repetition in range(25):
+        run = RunDirectory(f"file://{tmp_path}/{repetition}")
+        if before is not None:
+            drive(run, replace(this_driver(), created=1.0))
+        at_once = threading.Barrier(3)
+        drivers = [Lease(STORAGE, run) for _ in range(3)]
+        won: list[Lease] = []
+        refused: list[str] = []
+
+        def start(
+            driver: Lease, at_once: threading.Barrier = at_once, won: list[Lease] = won, refused: list[str] = refused
+        ) -> None:
+            at_once.wait(60)
+            try:
+                driver.take()
+                won.append(driver)
+            except UsageError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=start, args=(driver,)) for driver in drivers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert len(refused) == 2
+        assert all("is being run already, by process" in message for message in refused)
+        there = live_driver(STORAGE, run)
+        assert there is not None
+        assert there.token == won[0].token
+        assert not won[0].lost
+        won[0].give_back()
+
+
+def test_a_write_whose_answer_got_lost_is_recognised(run: RunDirectory) -> None:
+    class Forgetful(Storage):
+        def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:  # type: ignore[override]
+            written = super().write(uri, data, if_absent=if_absent)
+            if if_absent:
+                raise AlreadyExistsError(f"cannot create {uri}")
+            return written
+
+    lease = Lease(Forgetful(), run)
+    lease.take()
+    assert lease.number == 1
+    lease.give_back()
+
+
+def test_a_driver_that_stalled_and_was_replaced_notices_and_leaves_the_other_alone(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stalls in the middle of a heartbeat, which goes through when another one has the run."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
+    stalls, goes_on = threading.Event(), threading.Event()
+
+    class Stalling(Storage):
+        def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:  # type: ignore[override]
+            if not if_absent:
+                stalls.set()
+                assert goes_on.wait(60)
+            return super().write(uri, data, if_absent=if_absent)
+
+    old, new = Lease(Stalling(), run), Lease(STORAGE, run)
+    old.take()
+    assert stalls.wait(60)
+    monkeypatch.setattr(leases, "STALE_SECONDS", 0.0)
+    new.take()
+    monkeypatch.undo()
+    goes_on.set()
+    until(lambda: old.lost)
+    old.give_back()
+    there = live_driver(STORAGE, run)
+    assert there is not None
+    assert (there.token, there.ended, new.lost) == (new.token, False, False)
+    new.give_back()
+
+
+def test_a_storage_that_is_away_costs_heartbeats_and_not_the_run(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.001)
+    lease = Lease(STORAGE, run)
+    lease.take()
+    failed = []
+
+    def away(storage: Storage, prefix: str, **more: bool) -> list[ObjectInfo]:
+        failed.append(prefix)
+        raise UnreachableError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "list", away)
+        until(lambda: len(failed) > 3)
+    before = STORAGE.read(run.driver(1))
+    until(lambda: STORAGE.read(run.driver(1)) != before)
+    assert not lease.lost
+    lease.give_back()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_run_directory_that_was_removed_is_no_longer_driven(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
+    lease = Lease(STORAGE, run)
+    lease.take()
+    other = me()
+    while not lease.lost:
+        (tmp_path / "job/drivers/00001.json").unlink(missing_ok=True)
+        if anew:
+            drive(run, other)
+        time.sleep(0.02)
+    lease.give_back()
+    if anew:
+        assert live_driver(STORAGE, run) == other
+
+
+def test_the_state_of_a_run_follows_its_driver(run: RunDirectory) -> None:
+    ledger = Ledger(STORAGE, run)
+    ledger.event("run_started", "started")
+    lease = Lease(STORAGE, run)
+    lease.take()
+    assert ledger.state(ledger.events()).label == "running"
+    lease.give_back()
+    assert ledger.state(ledger.events()).label == "lost"
