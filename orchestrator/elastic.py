@@ -7,7 +7,7 @@ more lanes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jobspecs.cluster import Cluster
@@ -54,7 +54,7 @@ def start_size(sizes: tuple[int, ...], room: int) -> int | None:
     return max((size for size in sizes if size <= room), default=None)
 
 
-def smaller_size(sizes: tuple[int, ...], size: int) -> int:
+def smaller_size(sizes: Sequence[int], size: int) -> int:
     """The size to try after a worker group of `size` did not come up; the smallest is tried again."""
     return max((each for each in sizes if each < size), default=size)
 

@@ -1,12 +1,14 @@
 """What a failed attempt failed of: its kind and its root cause, as the policy and the event log need them.
 
-`root_cause.py` finds it out; `retry.py` decides what follows on it.
+`root_cause.py` finds it out, `post_mortem.py` adds what only the driver knows, `retry.py` decides what follows on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from jobspecs.errors import StorageError
 
 
 class Kind(StrEnum):
@@ -41,8 +43,18 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """How an attempt encoded its batches."""
+
+    rows: int
+    """Rows that a rank encoded at a time."""
+    divisible: bool
+    """False where a tower normalises over the batch: then it can't be encoded in parts."""
+
+
+@dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed."""
+    """Why an attempt failed, and how far it had come."""
 
     kind: Kind
     cause: str
@@ -57,6 +69,17 @@ class Failure:
     """Optimizer steps that were done, committed or not."""
     committed: int = 0
     """The newest commit of the run when it failed; 0 without one."""
+    start: int = 0
+    """The step that it went on from."""
+    world_size: int = 0
+    """Its workers; 0 where none ran: what failed came between two attempts."""
+    encoded: Encoded | None = None
+    """Known of an attempt that ran out of a device's memory."""
+
+    @property
+    def came_up(self) -> bool:
+        """Whether its worker group did, or may have: False where nodes were missing before its first step."""
+        return self.kind is not Kind.NODE_LOST or max(self.step, self.committed) > self.start
 
 
 class AttemptFailedError(Exception):
@@ -65,3 +88,9 @@ class AttemptFailedError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
         self.failure = failure
+
+
+def storage_failure(error: StorageError) -> Failure:
+    """What the driver's own request to the storage failed of."""
+    cause = f"{type(error).__name__}: {error}"
+    return Failure(Kind.STORAGE, cause, fingerprint=cause)

@@ -1,7 +1,11 @@
-"""(failure, history, spec) -> what to do. Pure: the draw for the delay comes in.
+"""(failure, history, sizes, spec) -> what to do. Pure: the draw for the delay comes in.
 
-What follows on a failure is another attempt after a delay, perhaps with smaller micro-batches, or the end of the job.
-On how many workers, `elastic.py` says when the time has come. A job ends:
+What follows on a failure is another attempt after a delay, perhaps with smaller micro-batches or on fewer workers, or
+the end of the job. An attempt takes the largest size that there is room for (`elastic.py`); on fewer it goes where:
+
+    node_lost, before its first step      room was counted that is not there: the next smaller size, until a new commit
+
+A job ends:
 
     spec, diverged, fenced        at once: another attempt would end the same way, or is another driver's
     checkpoint                    never for it: it takes a commit away, and the one before takes its place
@@ -18,16 +22,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobspecs.retry import Budget, Retry
-from orchestrator.failure import Failure, Kind
+from orchestrator.elastic import smaller_size
+from orchestrator.failure import Encoded, Failure, Kind
 
 
 @dataclass(frozen=True)
 class Again:
     """Start another attempt."""
 
-    delay_seconds: float
-    smaller_micro_batch: int | None = None
-    """Rows that a rank shall encode at a time; None leaves them as they are."""
+    delay_seconds: float = 0.0
+    micro_batch: int | None = None
+    """Rows that a rank shall encode at a time; None: as the spec says."""
+    most_workers: int | None = None
+    """Workers that it may have; None: any of the job's sizes."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +43,6 @@ class GiveUp:
 
     reason: str
     """Why there is no further attempt, and what to do."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """How the failed attempt encoded its batches."""
-
-    rows: int
-    """Rows that a rank encoded at a time."""
-    divisible: bool
-    """False where a tower normalises over the batch: then it can't be encoded in parts."""
 
 
 REMEDY = {
@@ -68,42 +65,43 @@ REMEDY = {
 
 
 def decide(
-    failure: Failure,
-    history: Sequence[Failure],
-    retry: Retry,
-    *,
-    encoded: Encoded | None = None,
-    draw: float = 0.5,
+    failure: Failure, history: Sequence[Failure], retry: Retry, sizes: Sequence[int], *, draw: float = 0.5
 ) -> Again | GiveUp:
     """What follows on `failure`.
 
-    history: the failures before it in this go of the job, oldest first, those of checkpoints left out. encoded: of an
-    attempt that ran out of memory. draw: uniform in [0, 1].
+    history: the failures before it in this go of the job, oldest first, those of checkpoints left out. sizes: numbers
+    of workers that the job may run on, ascending. draw: uniform in [0, 1].
     """
     kind = failure.kind
     if kind in (Kind.SPEC, Kind.DIVERGED, Kind.FENCED):
         return GiveUp(REMEDY[kind])
-    if kind is Kind.CHECKPOINT:
-        return Again(0.0)
-    reason = _exhausted(failure, history, retry)
-    if reason is not None:
-        return GiveUp(f"{reason}. {REMEDY[kind]}")
-    smaller = None
-    if kind is Kind.OUT_OF_MEMORY:
-        assert encoded is not None, "told of an attempt that ran out of memory"
-        if not encoded.divisible:
-            return GiveUp(
-                "A tower has batch normalisation, so that a rank can't encode its rows in parts. Use more workers, "
-                "training.gradient_checkpointing, or a tower with layer or group normalisation."
-            )
-        if encoded.rows <= 1:
-            return GiveUp(
-                "A rank encodes one row at a time already. Use training.gradient_checkpointing, a higher "
-                "training.zero_stage, or smaller towers."
-            )
-        smaller = -(-encoded.rows // 2)
-    of_kind = [each for each in _since_progress(failure, history) if each.kind is kind]
-    return Again(delay_seconds(budget_of(kind, retry), len(of_kind), draw), smaller)
+    failures = [*history, failure]
+    delay = 0.0
+    if kind is not Kind.CHECKPOINT:
+        if (reason := _exhausted(failures, retry)) is not None:
+            return GiveUp(f"{reason}. {REMEDY[kind]}")
+        if kind is Kind.OUT_OF_MEMORY and (reason := _smallest(failure.encoded)) is not None:
+            return GiveUp(reason)
+        of_kind = [each for each in _since_progress(failures) if each.kind is kind]
+        delay = delay_seconds(budget_of(kind, retry), len(of_kind), draw)
+    return Again(delay, micro_batch(failures), most_workers(failures, sizes))
+
+
+def micro_batch(failures: Sequence[Failure]) -> int | None:
+    """Rows that a rank shall encode at a time behind these failures, oldest first: half of what was too much last. It
+    stays so for good, whatever is committed. None: nothing was."""
+    rows = [failure.encoded.rows for failure in failures if failure.encoded is not None]
+    return -(-rows[-1] // 2) if rows else None
+
+
+def most_workers(failures: Sequence[Failure], sizes: Sequence[int]) -> int | None:
+    """Workers that an attempt may have right behind these failures, oldest first: fewer than the last group that did
+    not come up since the last new commit, but at least the smallest of `sizes`. None: any of them."""
+    missing = [failure.world_size for failure in _since_progress(failures) if not failure.came_up]
+    if not missing:
+        return None
+    most = smaller_size(sizes, missing[0])
+    return most if most < sizes[-1] else None
 
 
 def budget_of(kind: Kind, retry: Retry) -> Budget:
@@ -119,13 +117,14 @@ def delay_seconds(budget: Budget, failures: int, draw: float) -> float:
     return min(budget.max_delay_seconds, doubled) * (0.5 + 0.5 * draw)
 
 
-def _exhausted(failure: Failure, history: Sequence[Failure], retry: Retry) -> str | None:
-    """Why no further attempt is left, or None."""
+def _exhausted(failures: Sequence[Failure], retry: Retry) -> str | None:
+    """Why no further attempt is left behind these failures, oldest first, or None."""
+    *history, failure = failures
     kind = failure.kind
-    recent = _since_progress(failure, history)
+    recent = _since_progress(failures)
     counted = [each for each in recent if each.kind is not Kind.PREEMPTED]
     of_kind = [each for each in recent if each.kind is kind]
-    in_all = 1 + sum(each.kind is not Kind.PREEMPTED for each in history)
+    in_all = sum(each.kind is not Kind.PREEMPTED for each in failures)
     if kind is Kind.BUG and any(_same_bug(failure, each) for each in history):
         return f"The same exception came at step {failure.step} again"
     if kind is not Kind.PREEMPTED:
@@ -139,10 +138,26 @@ def _exhausted(failure: Failure, history: Sequence[Failure], retry: Retry) -> st
     return None
 
 
-def _since_progress(failure: Failure, history: Sequence[Failure]) -> list[Failure]:
-    """The failures with no new commit between them that end with this one, newest first."""
-    recent = [failure]
-    for before in reversed(history):
+def _smallest(encoded: Encoded | None) -> str | None:
+    """Why a rank can't encode fewer rows at a time, and what to do; None where it can."""
+    assert encoded is not None, "told of an attempt that ran out of memory"
+    if not encoded.divisible:
+        return (
+            "A tower has batch normalisation, so that a rank can't encode its rows in parts. Use more workers, "
+            "training.gradient_checkpointing, or a tower with layer or group normalisation."
+        )
+    if encoded.rows <= 1:
+        return (
+            "A rank encodes one row at a time already. Use training.gradient_checkpointing, a higher "
+            "training.zero_stage, or smaller towers."
+        )
+    return None
+
+
+def _since_progress(failures: Sequence[Failure]) -> list[Failure]:
+    """Those with no new commit between them that end with the last of `failures`, newest first."""
+    recent = list(failures[-1:])
+    for before in reversed(failures[:-1]):
         if recent[-1].committed > before.committed:
             break
         recent.append(before)

@@ -109,7 +109,7 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
                 made.held = 0
 
         monkeypatch.setattr("orchestrator.attempt.run_attempt", run_attempt)
-        monkeypatch.setattr("orchestrator.attempts.Monitor", lambda *_, **__: Ranks())
+        monkeypatch.setattr("orchestrator.launch.Monitor", lambda *_, **__: Ranks())
         monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
         monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held)
         monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
@@ -515,6 +515,18 @@ def test_an_interrupt_ends_a_wait(stage: Make, where: str, by: str) -> None:
     threading.Timer(0.5, set_up.interrupt.request if by == "the user" else lambda: asks(set_up)).start()
     assert not set_up.train()
     assert len(set_up.events("retry")) == (where == "between attempts")
+
+
+@pytest.mark.parametrize("where", ["for workers", "between attempts"])
+def test_a_driver_that_was_replaced_ends_its_wait(stage: Make, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    lost = threading.Event()
+    monkeypatch.setattr(Lease, "lost", property(lambda lease: lost.is_set()))
+    set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
+    set_up.room = 1 if where == "for workers" else 8
+    threading.Timer(0.5, lost.set).start()
+    with pytest.raises(TakenOverError):
+        set_up.train()
+    assert len(set_up.played) == (where == "between attempts")
 
 
 # --- nodes that are taken away, and ranks that hang ---------------------------------------------------

@@ -9,7 +9,7 @@ Attempt, rank and number are in the names: what a dead attempt left, or a late o
 
 A tensor is there whole under its name, or in pieces `<name>[start:stop]`, elements of it when flattened; the manifest
 has the shapes. How it is cut says how ranks held it and nothing else: any number of ranks under any ZeRO stage loads
-it. Nothing is pickled. Who writes a checkpoint is `saver.py`.
+it. Nothing is pickled. Who writes a checkpoint is `saver.py`, who commits it `commit.py`.
 """
 
 from __future__ import annotations

@@ -7,32 +7,30 @@
         saver.wait()                at the end of the attempt: all that was saved is committed
 
 Each rank writes its own files. Then the ranks' threads meet in a process group of their own: rank 0 hears what every
-rank wrote, looks whether it is there, checks that no later attempt has taken over, and writes the manifest. What the
-storage refuses is tried again by all ranks together, with growing pauses, until the save is `max_age_seconds` old.
-A rank that the storage never answers can't say so: a save that is still in flight `GRACE_SECONDS` later has failed too,
-by each rank's own clock.
+rank wrote, and commits it (`commit.py`). What the storage refuses is tried again by all ranks together, with growing
+pauses, until the save is `max_age_seconds` old. A rank that the storage never answers can't say so: a save that is
+still in flight `GRACE_SECONDS` later has failed too, by each rank's own clock.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 
-from jobspecs.errors import AlreadyExistsError, StorageError, TandemError
+from jobspecs.errors import StorageError
 from workers.run import RunDirectory
 from workers.storage import Storage, join
-from workers.train.checkpoint import CheckpointError, File, Manifest, verify, withdraw
+from workers.train.checkpoint import File, Manifest
+from workers.train.commit import Committer, Tried, Verdict
 from workers.train.engine import Engine
-from workers.train.fence import check_not_superseded
 from workers.train.host_copy import HostCopy
 from workers.train.pulse import pulse
 from workers.train.record import Recorder
@@ -45,32 +43,6 @@ CLOSE_SECONDS = 60.0
 """How long the end of an attempt that failed waits for a save that is in flight."""
 _SLOWEST = timedelta(days=1)
 """Between the first rank that has written its files and the last."""
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """How one rank's try went."""
-
-    files: tuple[File, ...] = ()
-    refused: StorageError | None = None
-    """What may be mended by another try."""
-    fault: str | None = None
-    """What may not."""
-    closing: bool = False
-    """Whether the attempt has failed on this rank: there will be no other try."""
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What rank 0 makes of the ranks' tries."""
-
-    committed: bool = False
-    failure: Exception | None = None
-    """The save has failed for good."""
-    lost: frozenset[str] = frozenset()
-    """Names of files that were written and are not there."""
 
 
 class Saver:
@@ -87,6 +59,7 @@ class Saver:
     ) -> None:
         self._storage, self._run, self._attempt = storage, run, attempt
         self._engine, self._recorder, self._max_age_seconds = engine, recorder, max_age_seconds
+        self._committer = Committer(storage, run, attempt, max_age_seconds)
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         # Of the CPU's, beside training's own: its messages may not mix with those of a step.
         self._group = dist.new_group(backend="gloo", timeout=_SLOWEST)
@@ -180,14 +153,17 @@ class Saver:
                 tried = self._write(manifest.step, written)
             except Exception as error:
                 fault = error
-                tried = _Tried(fault=f"{type(error).__name__}: {error}")
+                tried = Tried(fault=f"{type(error).__name__}: {error}")
             self._waits_for = "the other ranks' files"
             gathered: list[Any] = [None] * self._world_size
             tried = replace(tried, closing=self._closing.is_set())
             dist.gather_object(tried, gathered if self._rank == 0 else None, dst=0, group=self._group)
-            verdict = [self._judge(manifest, gathered, time.monotonic() - began)] if self._rank == 0 else [None]
+            verdict: list[Any] = [None]
+            if self._rank == 0:
+                self._waits_for = f"manifest.json to be written to {self._run.checkpoint(manifest.step)}"
+                verdict = [self._committer.judge(manifest, gathered, time.monotonic() - began)]
             dist.broadcast_object_list(verdict, src=0, group=self._group)
-            assert isinstance(verdict[0], _Verdict)
+            assert isinstance(verdict[0], Verdict)
             if verdict[0].failure is not None:
                 raise fault or verdict[0].failure
             if verdict[0].committed:
@@ -196,7 +172,7 @@ class Saver:
                 del written[name]
             self._closing.wait(pause)
 
-    def _write(self, step: int, written: dict[str, File]) -> _Tried:
+    def _write(self, step: int, written: dict[str, File]) -> Tried:
         """Writes this rank's files but those that are `written`, which grows."""
         assert self._copy is not None
         try:
@@ -213,92 +189,8 @@ class Saver:
                     written[name] = File(name, len(content), hashlib.sha256(content).hexdigest())
                     pulse.moved()  # the loop may be waiting for this, at its end
         except StorageError as error:
-            return _Tried(refused=error)
-        return _Tried(tuple(written.values()))
-
-    def _judge(self, manifest: Manifest, tries: list[_Tried], age_seconds: float) -> _Verdict:
-        """On rank 0: commits the save when all is there. Raises nothing: the other ranks wait for its word."""
-        self._waits_for = f"manifest.json to be written to {self._run.checkpoint(manifest.step)}"
-        for rank, tried in enumerate(tries):
-            if tried.fault is not None:
-                return _Verdict(failure=RuntimeError(f"the save of step {manifest.step} on rank {rank}: {tried.fault}"))
-        files = tuple(file for tried in tries for file in tried.files)
-        refused = next((tried.refused for tried in tries if tried.refused is not None), None)
-        lost: frozenset[str] = frozenset()
-        try:
-            if refused is None:
-                lost = self._lost(manifest.step, files)
-                if not lost:
-                    return self._write_manifest(replace(manifest, files=files))
-                refused = StorageError(
-                    f"{sorted(lost)[0]} was written to {self._run.checkpoint(manifest.step)} and is not there as it "
-                    "was written. All nodes must see the same storage.root"
-                )
-        except StorageError as error:
-            refused = error
-        except TandemError as error:
-            return _Verdict(failure=error)
-        except Exception as error:
-            return _Verdict(failure=RuntimeError(f"the save of step {manifest.step}: {type(error).__name__}: {error}"))
-        if age_seconds >= self._max_age_seconds:
-            return _Verdict(
-                failure=StorageError(
-                    f"no checkpoint could be committed for {age_seconds / 60:.1f} minutes, since step {manifest.step}, "
-                    f"and training does not go on without beyond checkpoint.max_age_minutes: {refused}"
-                )
-            )
-        if any(tried.closing for tried in tries):
-            return _Verdict(
-                failure=StorageError(
-                    f"the checkpoint of step {manifest.step} is not committed, and is not tried again since the "
-                    f"attempt ends: {refused}"
-                )
-            )
-        logger.warning("the checkpoint of step %d is not committed yet, will try again: %s", manifest.step, refused)
-        return _Verdict(lost=lost)
-
-    def _write_manifest(self, manifest: Manifest) -> _Verdict:
-        """The commit. Raises FencedError, StorageError."""
-        uri = self._run.checkpoint(manifest.step)
-        place = join(uri, "manifest.json")
-        check_not_superseded(self._storage, self._run, self._attempt)
-        try:
-            self._storage.write(place, manifest.to_json(), if_absent=True)
-        except AlreadyExistsError:
-            fault = self._fault_of_commit(uri, manifest)
-            if fault is None:
-                logger.info("the checkpoint of step %d is committed already", manifest.step)
-            else:
-                logger.warning("%s is committed again, what is there is no good: %s", uri, fault)
-                check_not_superseded(self._storage, self._run, self._attempt)  # a later attempt's is not ours to judge
-                withdraw(self._storage, uri)
-                self._storage.write(place, manifest.to_json(), if_absent=True)
-        # Again: an attempt that was replaced meanwhile must not go on as if it were not. What it wrote is good.
-        check_not_superseded(self._storage, self._run, self._attempt)
-        return _Verdict(committed=True)
-
-    def _fault_of_commit(self, uri: str, manifest: Manifest) -> str | None:
-        """Why the manifest that is at `uri` is not a commit of this step; None where it is.
-
-        It is our own, when the answer to its write got lost, or that of an earlier attempt, fenced too late or
-        withdrawn by nobody yet.
-        """
-        try:
-            there = verify(self._storage, uri)
-        except CheckpointError as error:
-            return str(error)
-        same = (there.step, there.spec_hash, there.index_fingerprint) == (
-            manifest.step,
-            manifest.spec_hash,
-            manifest.index_fingerprint,
-        )
-        return None if same else "it belongs to another experiment"
-
-    def _lost(self, step: int, files: tuple[File, ...]) -> frozenset[str]:
-        """Names of those `files` that are not there with their size."""
-        uri = self._run.checkpoint(step)
-        sizes = {info.uri: info.size for info in self._storage.list(uri)}
-        return frozenset(file.name for file in files if sizes.get(join(uri, file.name)) != file.size)
+            return Tried(refused=error)
+        return Tried(tuple(written.values()))
 
 
 def _pauses() -> Iterator[float]:

@@ -1,0 +1,99 @@
+"""How an attempt runs: claimed, announced, started on its workers, watched to its end."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from jobspecs.errors import StorageError
+from jobspecs.job import JobSpec
+from orchestrator.failure import storage_failure
+from orchestrator.interrupt import Interrupt
+from orchestrator.journal import Journal
+from orchestrator.lease import Lease, TakenOverError
+from orchestrator.monitor import Monitor
+from orchestrator.prepare import Prepared
+from orchestrator.resume import ResumePoint
+from orchestrator.stop_request import Why, requested
+from orchestrator.watch import Ended, Watch
+from orchestrator.workforce import Workforce
+from workers.train.fence import FencedError, claim_attempt
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt, as it begins."""
+
+    number: int
+    """From 1, through all goes of the job."""
+    resume_from: ResumePoint
+    world_size: int
+    micro_batch: int | None
+    """Rows that a rank shall encode at a time; None: as the spec says."""
+
+    def spec(self, spec: JobSpec) -> JobSpec:
+        """The job's spec, as this attempt runs it."""
+        if self.micro_batch is None:
+            return spec
+        training = spec.training.model_copy(update={"micro_batch": self.micro_batch})
+        return spec.model_copy(update={"training": training})
+
+
+class Launcher:
+    """Runs attempts, one at a time."""
+
+    def __init__(
+        self, job: Prepared, journal: Journal, interrupt: Interrupt, lease: Lease, workforce: Workforce
+    ) -> None:
+        self._job = job
+        self._journal = journal
+        self._interrupt = interrupt
+        self._lease = lease
+        self._workforce = workforce
+
+    def run(self, attempt: Attempt) -> Ended:
+        """Runs one to its end. Raises TakenOverError: another driver has begun it, or a later one."""
+        try:
+            self._claim(attempt)
+            return self._watched(attempt)
+        except FencedError as error:
+            raise TakenOverError(self._job.spec.name) from error
+        except StorageError as error:
+            return Ended(failure=storage_failure(error))
+
+    def _claim(self, attempt: Attempt) -> None:
+        """Raises FencedError, StorageError."""
+        job = self._job
+        claim_attempt(job.storage, job.run, attempt.number, self._lease.token)
+        if requested(job.storage, job.run) is not Why.INTERRUPTED:
+            job.storage.delete(job.run.stop)  # what it says was done; any other one ends the attempt at its first step
+        size, step = attempt.world_size, attempt.resume_from.step
+        self._journal.event(
+            "attempt_started",
+            f"attempt {attempt.number}: {size} worker{'s' if size > 1 else ''} from step {step}",
+            attempt=attempt.number,
+            step=step,
+            world_size=size,
+        )
+
+    def _watched(self, attempt: Attempt) -> Ended:
+        """Raises TakenOverError, StorageError."""
+        from orchestrator.attempt import run_attempt  # torch, which the driver starts without
+        from workers.train.loop import TrainTask
+
+        job, spec, size = self._job, attempt.spec(self._job.spec), attempt.world_size
+        task = TrainTask(spec, job.fixed, job.run, attempt.number, attempt.resume_from.uri)
+        monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
+        watch = Watch(
+            job,
+            self._journal,
+            self._interrupt,
+            self._lease,
+            self._workforce,
+            monitor,
+            attempt=attempt.number,
+            start=attempt.resume_from.step,
+            world_size=size,
+        )
+        with contextlib.closing(monitor):
+            return watch.run(lambda: run_attempt(task, spec.cluster, size, monitor.beats))
