@@ -55,14 +55,8 @@ def play(
     return told
 
 
-def reference(stage: Stage, root: Path | str) -> list[dict[str, Any]]:
-    """The metrics of the job with nothing in its way."""
-    play(stage, root, [])
-    return list(stage.ledger.metrics())
-
-
 def check(stage: Stage, told: Told, expected: list[dict[str, Any]]) -> None:
-    """The job succeeded, and is the experiment that it would have been."""
+    """The job succeeded, and is the experiment that it would have been; expected: the metrics of that one."""
     status = stage.ledger.status()
     assert status.state == "succeeded", told
     metrics = list(stage.ledger.metrics())
