@@ -17,6 +17,9 @@ from workers.run import read_parts
 ALL = {**FAULTS, **STORAGE_FAULTS}
 """The faults, by name."""
 
+STEPS_A_FAULT = 60
+"""Time for one: metrics come once a second, a commit every 20 steps. There is as much left when all are done."""
+
 TOLERANCE = 1e-4
 """Between the losses of a disturbed and an undisturbed run: sums over other numbers of ranks are rounded otherwise."""
 
@@ -39,7 +42,8 @@ def play(
 ) -> Told:
     """Runs a job below `root` on `stage`, disturbed by the faults of these names one after the other, to its end."""
     done: list[str] = []
-    stage.new_job(root, seed, as_job=not JOB_FAULTS.isdisjoint(names))
+    steps = STEPS_A_FAULT * (1 + len(names))
+    stage.new_job(root, seed, steps, as_job=not JOB_FAULTS.isdisjoint(names))
     stage.start_driver()
     for name in names:
         words = ALL[name](stage)

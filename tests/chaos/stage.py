@@ -20,7 +20,6 @@ from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
 from workers.run import committed_steps
 
 NAME = "chaos"
-STEPS = 300
 PATIENCE_SECONDS = 600.0
 """For what comes within a minute on two quiet cores."""
 
@@ -47,13 +46,12 @@ JOB = (
 class Stage:
     """A cluster of a head and other nodes, and one job at a time on it. A context manager: nothing outlives it."""
 
-    def __init__(
-        self, data: Path | str, proxy: FaultyProxy | None = None, *, others: int = 2, steps: int = STEPS
-    ) -> None:
+    def __init__(self, data: Path | str, proxy: FaultyProxy | None = None, *, others: int = 2) -> None:
         """data: the digits, a folder. proxy: what the runs' directories are reached through, if they lie in S3.
-        others: nodes beside the head; each has room for one rank, as the head has. steps: of each job."""
+        others: nodes beside the head; each has room for one rank, as the head has."""
         self.proxy = proxy
-        self.steps = steps
+        self.steps = 0
+        """Of the job."""
         self.draws = random.Random(0)
         self.as_job = False
         """Whether the driver is a job of Ray, and not a typed command."""
@@ -61,8 +59,8 @@ class Stage:
         self._others = others
         self._driver: Driver | None = None
 
-    def new_job(self, root: Path | str, seed: int, *, as_job: bool = False) -> None:
-        """The job is one below `root`, a folder or a URI, from now on; what is drawn depends on the seed.
+    def new_job(self, root: Path | str, seed: int, steps: int, *, as_job: bool = False) -> None:
+        """The job is one of `steps` below `root`, a folder or a URI, from now on; what is drawn depends on the seed.
 
         What the one before has left behind, where it failed, is put right."""
         self._end_driver()
@@ -71,8 +69,9 @@ class Stage:
         for _ in range(self._others - len(self.nodes)):
             self.add_node()
         self.draws = random.Random(seed)
+        self.steps = steps
         self.as_job = as_job
-        job = (*JOB, f"training.steps={self.steps}")
+        job = (*JOB, f"training.steps={steps}")
         s3 = None
         if self.proxy is not None:
             self.proxy.end_outage()
