@@ -17,10 +17,10 @@ pytestmark = pytest.mark.ray
 
 
 def test_a_disturbed_job_is_the_same_experiment(s3_server: str, tmp_path: Path) -> None:
-    """On two nodes: each fault costs an attempt, but the last; an attempt costs up to half a minute on two cores."""
+    """On two nodes. The first two faults cost an attempt each, which is most of the time; `kill_driver` is left to
+    tests/orchestrator/test_run.py."""
     Storage(S3(endpoint=s3_server))._s3.client.create_bucket(Bucket="chaos")
     with FaultyProxy(s3_server) as proxy, Stage(digits_in(tmp_path), proxy, others=1) as stage:
-        names = ["cut_data", "kill_node", "kill_job", "unavailable_save"]
-        told = play(stage, "s3://chaos/disturbed", names)
+        told = play(stage, "s3://chaos/disturbed", ["cut_data", "kill_node", "unavailable_save"])
         check(stage, told, list(reference(stage.ledger, tmp_path / "reference").metrics()))
-        assert len(told.done) >= 3, told
+        assert len(told.done) >= 2, told
