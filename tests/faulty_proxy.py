@@ -6,6 +6,7 @@
         …
         proxy.change("/bucket/key")     from now on this object has another ETag
         proxy.outage = "full"           from now on, until it is None again
+        proxy.plan_outage("slow", 6.0, lambda method, path: method == "PUT")     from the first such request on, for 6 s
     assert proxy.injected["drop"] > 0
 
 Everything passes through, but a GET of an object (or what `methods` names) may meet one of FAULTS, with the
@@ -23,7 +24,9 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +62,11 @@ class FaultyProxy:
         """Method, path without query, and Range header of each request."""
         self.outage: str | None = None
         """One of OUTAGES that all requests meet, or None."""
+        self.hit: list[tuple[str, str]] = []
+        """Method and path of the requests that met an outage since the last one was planned."""
+        self._begins: Callable[[str, str], bool] | None = None
+        self._planned = ("", 0.0)
+        self._until = float("inf")
         self._seed, self._faults, self._faults_per_range = seed, faults or {}, faults_per_range
         assert set(self._faults) <= set(FAULTS), f"of these faults some are unknown: {sorted(self._faults)}"
         assert sum(self._faults.values()) <= 1, "the probabilities add up to more than 1"
@@ -86,6 +94,38 @@ class FaultyProxy:
         """From now on the object at `/bucket/key` has another ETag, and conditions on the old one fail."""
         with self._lock:
             self._changed.add(path)
+
+    def plan_outage(self, kind: str, seconds: float, begins: Callable[[str, str], bool]) -> None:
+        """All requests shall meet `kind` for so long, from the first one on of which `begins(method, path)` is true."""
+        assert kind in OUTAGES, kind
+        with self._lock:
+            self._planned, self._begins, self.hit = (kind, seconds), begins, []
+
+    def end_outage(self) -> None:
+        """None is there any more, and none is planned."""
+        with self._lock:
+            self.outage, self._begins, self._until = None, None, float("inf")
+
+    @property
+    def outage_is_over(self) -> bool:
+        """Whether the outage that was planned has come and gone."""
+        with self._lock:
+            return self._begins is None and time.monotonic() >= self._until
+
+    def meet_outage(self, method: str, path: str) -> str | None:
+        """The outage that a request meets, which is noted, or None."""
+        with self._lock:
+            if self._begins is not None and self._begins(method, path):
+                self._begins = None
+                self.outage, self._until = self._planned[0], time.monotonic() + self._planned[1]
+            if time.monotonic() >= self._until:
+                self.outage = None
+            outage = self.outage
+            if outage == "full" and method not in ("PUT", "POST"):
+                outage = None
+            if outage is not None:
+                self.hit.append((method, path))
+            return outage
 
     def meet(self, method: str, path: str, wanted: str) -> tuple[str | None, random.Random]:
         """Notes a request; returns the fault that it meets, "changed" or None, and draws for the details."""
@@ -147,14 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def forward(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault, draws = self.proxy.meet(self.command, urlsplit(self.path).path, self.headers.get("Range", ""))
-        outage = self.proxy.outage
+        path = urlsplit(self.path).path
+        fault, draws = self.proxy.meet(self.command, path, self.headers.get("Range", ""))
+        outage = self.proxy.meet_outage(self.command, path)
         if outage == "refused":
             self.close_connection = True
             return None
         if outage == "unavailable":
             return self.refuse(503, "ServiceUnavailable")
-        if outage == "full" and self.command in ("PUT", "POST"):
+        if outage == "full":
             return self.refuse(507, "XMinioStorageFull")
         if outage == "slow":
             self.proxy.ending.wait(1.0)

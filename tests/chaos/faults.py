@@ -1,8 +1,9 @@
 """What is done to a job, each with a name: `FAULTS["kill_worker"](stage)`.
 
-Each waits until the job is in a state to be disturbed, disturbs it, and brings the command and the cluster back so
-far that the job can end: who kills the driver starts it again, who takes a node away adds another one. Each returns
-what it did in words, or None where the job was over first.
+Each waits until the job is in a state to be disturbed, disturbs it, and brings the driver and the cluster back so far
+that the job can end: who kills the driver starts it again, who takes a node away adds another one. Where a fault is
+aimed at something, it also checks that this was hit. Each returns what it did in words, or None where the job was over
+first. Those of the storage are in `storage_faults.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.stage import Stage, kill_tree
-from workers.storage import join
+from tests.chaos.stage import Stage
 
 Fault = Callable[[Stage], str | None]
-
-OUTAGE_SECONDS = 6.0
 
 
 def kill_worker(stage: Stage) -> str | None:
@@ -51,80 +49,82 @@ def drain_node(stage: Stage) -> str | None:
     if not stage.wait_for_training():
         return None
     node = stage.busy_node()
-    attempt = stage.newest()["attempt"]
+    began = time.time()
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", stage.cluster.address]
     command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "spot instance", "--deadline-remaining-seconds", "60"]
     subprocess.run(command, check=True, capture_output=True)
-    stage.wait(lambda: stage.newest().get("attempt", 0) > attempt, f"an attempt after {attempt}")
+    stage.wait(lambda: bool(stage.attempts(began)), "the next attempt")
     stage.kill_node(node)
     stage.add_node()
     return "drained a node, took it away, added one"
 
 
 def shrink(stage: Stage) -> str | None:
-    """A node dies and is not replaced before the job has gone on without it."""
+    """A node dies and is not replaced before the job has gone on without it, on fewer workers."""
     if not stage.wait_for_training():
         return None
+    before, began = stage.newest()["world_size"], time.time()
     stage.kill_node(stage.busy_node())
-    went_on = stage.wait_for_training()
+    went_on = stage.wait(lambda: bool(stage.attempts(began)), "an attempt without the node") and (
+        stage.wait_for_training()
+    )
     stage.add_node()
-    return "took a node away, added one later" if went_on else None
+    if not went_on:
+        return None
+    now = stage.attempts(began)[-1]["world_size"]
+    assert now < before or before == 1, f"{now} workers after {before}, with a node less"
+    return f"took a node away, went on with {now} workers after {before}, added one"
+
+
+def grow(stage: Stage) -> str | None:
+    """As `shrink`; then the job grows at a commit, onto the node that came."""
+    words, began = shrink(stage), time.time()
+    if words is None or not stage.wait(lambda: bool(stage.attempts(began)), "the job to grow"):
+        return None
+    asked = stage.events("stop_requested", began)
+    ended = stage.events("attempt_ended", began)
+    smaller, larger = stage.attempts()[-2:]
+    assert asked[0]["reason"] == ended[0]["reason"] == "grow", (asked, ended)
+    assert larger["world_size"] == asked[0]["world_size"] > smaller["world_size"], (asked, smaller, larger)
+    assert larger["step"] == ended[0]["step"], f"it did not go on from where it had ended: {ended}, {larger}"
+    return f"{words}; grew to {larger['world_size']} at step {larger['step']}"
 
 
 def kill_driver(stage: Stage) -> str | None:
-    """The command's process dies; it is typed again."""
+    """The driver's processes die; it is started again."""
     if not stage.wait_for_training():
         return None
-    kill_tree(stage.driver.pid)
+    stage.driver.kill()
     stage.driver_ended()
     stage.start_driver()
     return "killed the driver, started it again"
 
 
 def interrupt_driver(stage: Stage) -> str | None:
-    """SIGTERM: the job saves and ends; it is typed again."""
+    """SIGTERM: the job saves and ends; it is started again."""
     if not stage.wait_for_training():
         return None
-    stage.driver.send_signal(signal.SIGTERM)
-    output = stage.driver_ended()
-    if stage.driver.returncode == 0:
+    stage.driver.interrupt()
+    code, output = stage.driver_ended()
+    if code == 0:
         return None
-    assert stage.driver.returncode == 130, output
+    # A job is killed where it does not end within 3 s.
+    assert code == 130 or stage.as_job, output
     stage.start_driver()
-    return "interrupted the driver, started it again"
+    return f"interrupted the driver, which ended with {code}; started it again"
 
 
-def damage_checkpoint(stage: Stage) -> str | None:
-    """A file of the newest checkpoint is changed, cut or gone, and a rank dies, so that it is needed."""
-    if not stage.wait_for_commit():
-        return None
-    step = stage.commits()[-1]
-    storage, folder = stage.ledger.storage, stage.ledger.run.checkpoint(step)
-    uri = stage.draws.choice([info.uri for info in storage.list(folder)])
-    content = storage.read(uri)
-    how = stage.draws.choice(["changed", "cut", "deleted"])
-    if how == "deleted":
-        storage.delete(uri)
-    elif how == "cut":
-        storage.write(uri, content[: stage.draws.randrange(len(content))])
-    else:
-        place = stage.draws.randrange(len(content))
-        storage.write(uri, content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
-    _signal_any(stage, signal.SIGKILL)
-    return f"{how}: {uri.removeprefix(join(stage.ledger.run.uri, ''))}; killed a worker"
+def kill_job(stage: Stage) -> str | None:
+    """`kill_driver` where it is a job of Ray: the supervisor's process tree dies, the job is submitted again."""
+    assert stage.as_job
+    return kill_driver(stage)
 
 
-def storage_outage(stage: Stage) -> str | None:
-    """For some seconds the store answers nothing but errors, refuses connections, is slow, or is full."""
-    assert stage.proxy is not None, "a fault of jobs in object storage"
-    if not stage.wait_for_training():
-        return None
-    kind = stage.draws.choice(["unavailable", "refused", "slow", "full"])
-    stage.proxy.outage = kind
-    time.sleep(OUTAGE_SECONDS)
-    stage.proxy.outage = None
-    return f"storage {kind} for {OUTAGE_SECONDS:g} s"
+def stop_job(stage: Stage) -> str | None:
+    """`interrupt_driver` where it is a job of Ray, as `ray job stop` does; it is submitted again."""
+    assert stage.as_job
+    return interrupt_driver(stage)
 
 
 FAULTS: dict[str, Fault] = {
@@ -135,15 +135,16 @@ FAULTS: dict[str, Fault] = {
         kill_node,
         drain_node,
         shrink,
+        grow,
         kill_driver,
         interrupt_driver,
-        damage_checkpoint,
+        kill_job,
+        stop_job,
     )
 }
-"""Those that need no object storage."""
 
-S3_FAULTS: dict[str, Fault] = {**FAULTS, storage_outage.__name__: storage_outage}
-"""All of them."""
+JOB_FAULTS = frozenset({"kill_job", "stop_job"})
+"""Those for which the driver has to be a job of Ray."""
 
 
 def _signal_any(stage: Stage, number: signal.Signals) -> str | None:

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import Fault
-from tests.chaos.stage import STEPS, Stage
+from tests.chaos.faults import FAULTS, JOB_FAULTS
+from tests.chaos.stage import Stage
+from tests.chaos.storage_faults import STORAGE_FAULTS
 from workers.run import read_parts
+
+ALL = {**FAULTS, **STORAGE_FAULTS}
+"""The faults, by name."""
+
+STEPS_A_FAULT = 60
+"""Time for one: metrics come once a second, a commit every 20 steps. There is as much left when all are done."""
 
 TOLERANCE = 1e-4
 """Between the losses of a disturbed and an undisturbed run: sums over other numbers of ranks are rounded otherwise."""
@@ -31,37 +38,33 @@ class Told:
 
 
 def play(
-    stage: Stage, root: Path | str, faults: Sequence[Fault], seed: int = 0, say: Callable[[str], None] = lambda _: None
+    stage: Stage, root: Path | str, names: Sequence[str], seed: int = 0, say: Callable[[str], None] = lambda _: None
 ) -> Told:
-    """Runs a job below `root` on `stage`, disturbed by `faults` one after the other, to its end."""
+    """Runs a job below `root` on `stage`, disturbed by the faults of these names one after the other, to its end."""
     done: list[str] = []
-    stage.new_job(root, seed)
+    steps = STEPS_A_FAULT * (1 + len(names))
+    stage.new_job(root, seed, steps, as_job=not JOB_FAULTS.isdisjoint(names))
     stage.start_driver()
-    for fault in faults:
-        words = fault(stage)
+    for name in names:
+        words = ALL[name](stage)
         if words is None:
-            say(f"{fault.__name__}: the job was over")
+            say(f"{name}: the job was over")
             break
-        done.append(f"{fault.__name__}: {words}")
+        done.append(f"{name}: {words}")
         say(done[-1])
-    output = stage.driver_ended()
+    code, output = stage.driver_ended()
     told = Told(done, stage.ledger.events())
-    assert stage.driver.returncode == 0, f"{told}\n\n{output}"
+    assert code == 0, f"{told}\n\n{output}"
+    assert done or not names, f"the job was over before {names[0]}\n{told}"
     return told
 
 
-def reference(stage: Stage, root: Path | str) -> list[dict[str, Any]]:
-    """The metrics of the job with nothing in its way."""
-    play(stage, root, [])
-    return list(stage.ledger.metrics())
-
-
 def check(stage: Stage, told: Told, expected: list[dict[str, Any]]) -> None:
-    """The job succeeded, and is the experiment that it would have been."""
+    """The job succeeded, and is the experiment that it would have been; expected: the metrics of that one."""
     status = stage.ledger.status()
     assert status.state == "succeeded", told
     metrics = list(stage.ledger.metrics())
-    assert [record["step"] for record in metrics] == list(range(1, STEPS + 1)), told
+    assert [record["step"] for record in metrics] == list(range(1, stage.steps + 1)), told
     digests = {record["step"]: record["batch_digest"] for record in expected}
     # Of all attempts, not only of the newest of each step.
     for record in read_parts(stage.ledger.storage, stage.ledger.run.metrics):
@@ -78,9 +81,10 @@ def check(stage: Stage, told: Told, expected: list[dict[str, Any]]) -> None:
     assert len(attempts) <= len(ends) + 1, told
 
 
-def sequence(faults: dict[str, Fault], seed: int, length: int) -> list[Fault]:
-    """Drawn with repetition."""
-    return random.Random(f"sequence {seed}").choices(list(faults.values()), k=length)
+def sequence(seed: int, length: int) -> list[str]:
+    """Names of faults, drawn with repetition: those of the storage, which are many, as often as the others."""
+    draws = random.Random(f"sequence {seed}")
+    return [draws.choice(list(draws.choice([FAULTS, STORAGE_FAULTS]))) for _ in range(length)]
 
 
 def digits_in(folder: Path) -> Path:

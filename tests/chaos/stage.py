@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,25 +11,21 @@ from typing import Any
 
 import psutil
 
-from jobspecs.errors import TandemError
 from jobspecs.storage import S3
 from orchestrator.ledger import Ledger
+from tests.chaos.driver import Driver, Submitted, Typed
 from tests.faulty_proxy import FaultyProxy
-from tests.orchestrator.command import ledger_of, set_flags, start_tandem
+from tests.orchestrator.command import ledger_of, set_flags
 from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
 from workers.run import committed_steps
 
 NAME = "chaos"
-STEPS = 300
-NODES = 2
-"""Beside the head, each with room for one rank."""
 PATIENCE_SECONDS = 600.0
 """For what comes within a minute on two quiet cores."""
 
 JOB = (
     *TINY,
     f"name={NAME}",
-    f"training.steps={STEPS}",
     "data.lanes=16",
     "evaluations=[]",
     "training.optimizer.learning_rate=2e-4",
@@ -50,35 +44,53 @@ JOB = (
 
 
 class Stage:
-    """A cluster of a head and NODES nodes, and one job at a time on it. A context manager: nothing outlives it."""
+    """A cluster of a head and other nodes, and one job at a time on it. A context manager: nothing outlives it."""
 
-    def __init__(self, data: Path | str, proxy: FaultyProxy | None = None) -> None:
-        """data: the digits, a folder. proxy: what the runs' directories are reached through, if they lie in S3."""
+    def __init__(self, data: Path | str, proxy: FaultyProxy | None = None, *, others: int = 2) -> None:
+        """data: the digits, a folder. proxy: what the runs' directories are reached through, if they lie in S3.
+        others: nodes beside the head; each has room for one rank, as the head has."""
         self.proxy = proxy
+        self.steps = 0
+        """Of the job."""
         self.draws = random.Random(0)
+        self.as_job = False
+        """Whether the driver is a job of Ray, and not a typed command."""
         self._data = data
-        self._s3 = S3(endpoint=proxy.url, timeout_seconds=5) if proxy else None
-        self._driver: subprocess.Popen[str] | None = None
+        self._others = others
+        self._driver: Driver | None = None
 
-    def new_job(self, root: Path | str, seed: int) -> None:
-        """The job is one below `root`, a folder or a URI, from now on; what is drawn depends on the seed."""
+    def new_job(self, root: Path | str, seed: int, steps: int, *, as_job: bool = False) -> None:
+        """The job is one of `steps` below `root`, a folder or a URI, from now on; what is drawn depends on the seed.
+
+        What the one before has left behind, where it failed, is put right."""
+        self._end_driver()
+        for node in self.nodes[self._others :]:
+            self.kill_node(node)
+        for _ in range(self._others - len(self.nodes)):
+            self.add_node()
         self.draws = random.Random(seed)
-        of_s3 = (f"storage.s3.endpoint={self._s3.endpoint}", "storage.s3.timeout_seconds=5") if self._s3 else ()
-        self._arguments = ["run", str(EXAMPLE), *set_flags(overrides(self._data, root, *JOB, *of_s3))]
-        self.ledger: Ledger = ledger_of(root, NAME, self._s3)
+        self.steps = steps
+        self.as_job = as_job
+        job = (*JOB, f"training.steps={steps}")
+        s3 = None
+        if self.proxy is not None:
+            self.proxy.end_outage()
+            job += (f"storage.s3.endpoint={self.proxy.url}", "storage.s3.timeout_seconds=5")
+            # What the job meets in the proxy is its own affair: who watches it comes by another way.
+            s3 = S3(endpoint=f"http://{self.proxy.target}")
+        self._arguments = ["run", str(EXAMPLE), *set_flags(overrides(self._data, root, *job))]
+        self.ledger: Ledger = ledger_of(root, NAME, s3)
 
     def __enter__(self) -> Stage:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
-        for _ in range(NODES):
+        for _ in range(self._others):
             self.add_node()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._driver is not None and self._driver.poll() is None:
-            kill_tree(self._driver.pid)
-            self._driver.communicate()
+        self._end_driver()
         for node in [*self.cluster.worker_nodes, self.cluster.head_node]:
             self.kill_node(node)
 
@@ -117,47 +129,53 @@ class Stage:
     # --- the driver ---
 
     def start_driver(self) -> None:
-        """Types the command."""
-        os.environ["RAY_ADDRESS"] = self.cluster.address
-        self._driver = start_tandem(*self._arguments)
-        del os.environ["RAY_ADDRESS"]
+        """Types the command, or submits it."""
+        if self.as_job:
+            self._driver = Submitted(self.cluster.head_node, self._arguments)
+        else:
+            self._driver = Typed(self.cluster.address, self._arguments)
 
     @property
-    def driver(self) -> subprocess.Popen[str]:
-        """The command's process."""
+    def driver(self) -> Driver:
+        """The command that was started last."""
         assert self._driver is not None, "start_driver() comes first"
         return self._driver
 
-    def driver_ended(self) -> str:
-        """Waits for the command's end. Returns its output."""
-        output, _ = self.driver.communicate(timeout=PATIENCE_SECONDS)
-        return output
+    def driver_ended(self) -> tuple[int | None, str]:
+        """Waits for its end. Returns its exit code, None for a job that was killed, and its output."""
+        return self.driver.ended(PATIENCE_SECONDS)
+
+    def _end_driver(self) -> None:
+        if self._driver is not None and not self._driver.has_ended():
+            self._driver.kill()
+            self.driver_ended()
 
     # --- the job ---
 
     def newest(self) -> dict[str, Any]:
-        """The newest record of a step; empty without one, or where the storage does not answer."""
-        try:
-            return self.ledger.last_metrics() or {}
-        except TandemError:
-            return {}
+        """The newest record of a step; empty without one."""
+        return self.ledger.last_metrics() or {}
 
     def commits(self) -> list[int]:
         """Steps that are committed."""
         return committed_steps(self.ledger.storage, self.ledger.run)
 
-    def has_ended(self) -> bool:
-        """Whether the command has."""
-        return self.driver.poll() is not None
+    def attempts(self, since: float = 0.0) -> list[dict[str, Any]]:
+        """The events of their starts, since a Unix time."""
+        return self.events("attempt_started", since)
+
+    def events(self, kind: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """Those of a kind, since a Unix time."""
+        return [event for event in self.ledger.events() if event["event"] == kind and event["time"] > since]
 
     def wait(self, condition: Callable[[], bool], what: str) -> bool:
         """Waits until `condition` holds. Returns False where the command ended before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            if self.has_ended():
+            if self.driver.has_ended():
                 return condition()
             assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:g} s for {what}"
-            time.sleep(0.05)
+            time.sleep(0.2)
         return True
 
     def wait_for_training(self) -> bool:
@@ -185,10 +203,3 @@ def is_train_worker(process: psutil.Process) -> bool:
         return "RayTrainWorker" in " ".join(process.cmdline())
     except psutil.Error:
         return False
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL for a process and all that descends from it, the root first so that it can't react."""
-    for process in [psutil.Process(pid), *descendants(pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

@@ -16,9 +16,9 @@ from orchestrator.prepare import prepare
 from orchestrator.tokenizers import find
 from tests.orchestrator.command import assert_same_experiment, ledger_of, set_flags, tandem
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive
+from tests.orchestrator.reference import reference
 from tests.workers.pretrained_folders import bert_like, clip_like
 from workers.data.tokenize import Tokenizer
-from workers.run_inputs import load_indexes
 
 pytestmark = pytest.mark.ray
 
@@ -62,26 +62,22 @@ def damaged(digits: Path, tmp_path: Path) -> Path:
 def test_mixture_filters_tokenizer_and_colours_on_one_and_two_workers(
     ray_cluster: None, damaged: Path, tmp_path: Path
 ) -> None:
-    ledgers = []
-    for workers in (1, 2):
-        root = tmp_path / str(workers)
-        status = drive(spec(damaged, root, f"cluster.workers={workers}", "training.steps=48"))
-        assert status.state == "succeeded"
-        assert status.evaluations[0]["samples"] == 360
-        # Once in each of the three passes over the source, or not at all in one that leaves it over.
-        assert status.bad_samples.keys() == {"undecodable"}
-        assert 2 <= status.bad_samples["undecodable"] <= 4
-        assert status.filtered == prepare(spec(damaged, root), only_plan=True).plan.filtered > 300
-        told = tandem("status", str(root / "digits-clip")).stdout
-        assert f"{status.bad_samples['undecodable']} undecodable; listed in bad_samples/" in told
-        assert f"{status.filtered} samples that the filters leave out" in told
-        ledgers.append(ledger_of(root, "digits-clip"))
-    one, two = ledgers
+    status = drive(spec(damaged, tmp_path, "cluster.workers=2", "training.steps=48"))
+    assert status.state == "succeeded"
+    assert status.evaluations[0]["samples"] == 360
+    # Once in each of the three passes over the source, or not at all in one that leaves it over.
+    assert status.bad_samples.keys() == {"undecodable"}
+    assert 2 <= status.bad_samples["undecodable"] <= 4
+    assert status.filtered == prepare(spec(damaged, tmp_path), only_plan=True).plan.filtered > 300
+    told = tandem("status", str(tmp_path / "digits-clip")).stdout
+    assert f"{status.bad_samples['undecodable']} undecodable; listed in bad_samples/" in told
+    assert f"{status.filtered} samples that the filters leave out" in told
+    two = ledger_of(tmp_path, "digits-clip")
+    assert 259 < Tokenizer.from_bytes(two.storage.read(two.run.tokenizer("text"))).vocabulary <= 300
+    # On what the run keeps for its ranks, without the orchestrator.
+    one = reference(two, tmp_path / "one")
     assert one.bad_samples() == two.bad_samples()
     assert_same_experiment(list(one.metrics()), list(two.metrics()), tolerance=1e-4)
-    tokenizers = [ledger.storage.read(ledger.run.tokenizer("text")) for ledger in ledgers]
-    assert tokenizers[0] == tokenizers[1]
-    assert 259 < Tokenizer.from_bytes(tokenizers[0]).vocabulary <= 300
 
 
 def test_the_plan_says_what_sources_and_filters_leave(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
@@ -153,19 +149,6 @@ def test_shards_in_two_sources(digits: Path, tmp_path: Path) -> None:
     answer = tandem("plan", str(EXAMPLE), *set_flags(flags))
     assert answer.returncode == 2
     assert "1 shards are in two sources" in answer.stderr
-
-
-def test_the_run_keeps_what_a_rank_needs(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
-    """Index and tokenizers, with which torchrun goes on without the orchestrator."""
-    one = spec(
-        digits, tmp_path, "cluster.workers=1", "training.steps=1", "training.schedule.warmup_steps=1", "evaluations=[]"
-    )
-    drive(one)
-    ledger = ledger_of(tmp_path, "digits-clip")
-    low, everything = load_indexes(ledger.storage, ledger.run, one.data)
-    assert (low.source, everything.source) == ("low", "all")
-    assert low.filters
-    assert not everything.filters
 
 
 def test_a_fault_of_the_spec_that_only_a_worker_finds_is_not_tried_again(

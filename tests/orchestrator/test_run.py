@@ -18,6 +18,7 @@ import pytest
 
 from jobspecs.errors import JobFailedError
 from jobspecs.storage import S3
+from orchestrator.ledger import Ledger
 from tests.orchestrator.command import (
     assert_same_experiment,
     kill_tree,
@@ -28,6 +29,7 @@ from tests.orchestrator.command import (
     tandem,
 )
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
+from tests.orchestrator.reference import reference
 from workers.run import committed_steps, read_parts
 from workers.storage import Storage
 from workers.train.pulse import Phase
@@ -52,33 +54,64 @@ def train_workers() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster: None, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """The metrics of LONG with nothing in its way."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    status = drive(digits_spec(digits, root, *LONG, "evaluations=[]"))
+def from_s3(ray_cluster: None, s3_server: str, digits: Path) -> Ledger:
+    """LONG with nothing in its way, from S3 and into S3, evaluation and all."""
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-run")
+    storage = Storage(S3(endpoint=s3_server))
+    for path in digits.rglob("*.*"):
+        storage.write(f"s3://tandem-run/digits/{path.relative_to(digits)}", path.read_bytes())
+    endpoint = f"storage.s3.endpoint={s3_server}"
+    drive(digits_spec("s3://tandem-run/digits", "s3://tandem-run/runs", *LONG, endpoint))
+    return ledger_of("s3://tandem-run/runs", "digits-clip", S3(endpoint=s3_server))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(from_s3: Ledger, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """The metrics of LONG on one process that nothing is around."""
+    return list(reference(from_s3, tmp_path_factory.mktemp("undisturbed")).metrics())
+
+
+def test_tars_and_run_directory_on_s3(from_s3: Ledger, undisturbed: list[dict]) -> None:
+    status = from_s3.status()
     assert status.state == "succeeded"
-    return metrics_of(root, "digits-clip")
+    assert status.latest_checkpoint == "s3://tandem-run/runs/digits-clip/checkpoints/step-00000240"
+    assert status.evaluations[0]["samples"] == 360
+    assert_same_experiment(undisturbed, list(from_s3.metrics()), 1e-4)
+    endpoint = from_s3.storage._s3.client.meta.endpoint_url
+    answer = tandem("status", "s3://tandem-run/runs/digits-clip", "--endpoint", endpoint, "-o", "json")
+    assert '"state": "succeeded"' in answer.stdout
 
 
 def test_the_digits_job_is_the_same_on_1_and_3_workers(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
     """Steps of the example itself in fp32: equal digests, and losses equal within 1e-4."""
-    runs = {}
-    for workers in (1, 3):
-        more = (f"name=w{workers}", f"cluster.workers={workers}", "training.steps=30", "evaluations=[]")
-        assert drive(digits_spec(digits, tmp_path, *more)).state == "succeeded"
-        runs[workers] = metrics_of(tmp_path, f"w{workers}")
-        assert [record["step"] for record in runs[workers]] == list(range(1, 31))
-        assert {record["world_size"] for record in runs[workers]} == {workers}
-    assert_same_experiment(runs[1], runs[3], tolerance=1e-4)
+    assert drive(digits_spec(digits, tmp_path, "cluster.workers=3", "training.steps=20", "evaluations=[]")).step == 20
+    ledger = ledger_of(tmp_path, "digits-clip")
+    three, one = list(ledger.metrics()), list(reference(ledger, tmp_path / "one").metrics())
+    assert [record["step"] for record in three] == list(range(1, 21))
+    assert [{record["world_size"] for record in records} for records in (three, one)] == [{3}, {1}]
+    assert_same_experiment(one, three, tolerance=1e-4)
 
 
-def test_a_killed_process_tree_goes_on_from_its_last_commit(
+def test_ctrl_c_on_2_workers_and_a_killed_process_tree_on_3_are_the_same_experiment(
     undisturbed: list[dict], digits: Path, tmp_path: Path
 ) -> None:
     arguments = ["run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG))]
     ledger = ledger_of(tmp_path, "digits-clip")
+
     process = start_tandem(*arguments)
     wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    status = ledger.status()
+    assert status.state == "interrupted"
+    saved = committed_steps(ledger.storage, ledger.run)[-1]
+    assert saved == status.step < 240
+
+    process = start_tandem(*arguments, "--workers", "3")
+    wait_for(lambda: committed_steps(ledger.storage, ledger.run)[-1] > saved, "the next commit")
     kill_tree(process.pid)
     process.communicate()
     committed = committed_steps(ledger.storage, ledger.run)[-1]
@@ -86,17 +119,16 @@ def test_a_killed_process_tree_goes_on_from_its_last_commit(
     assert ledger.status().state == "lost"
 
     again = tandem(*arguments)
-
     assert again.returncode == 0, again.stdout + again.stderr
     attempts = [event for event in ledger.events() if event["event"] == "attempt_started"]
-    assert [event["step"] for event in attempts] == [0, committed]
+    assert [(event["step"], event["world_size"]) for event in attempts] == [(0, 2), (saved, 3), (committed, 2)]
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
     assert "acc@1" in again.stdout
 
     finished = tandem(*arguments)
     assert finished.returncode == 0
     assert "is finished" in finished.stdout
-    assert len([event for event in ledger.events() if event["event"] == "attempt_started"]) == 2
+    assert len([event for event in ledger.events() if event["event"] == "attempt_started"]) == 3
 
 
 def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
@@ -140,27 +172,6 @@ def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
     assert_same_experiment(undisturbed, metrics_of(tmp_path, "digits-clip"), tolerance=1e-4)
 
 
-def test_ctrl_c_on_2_workers_saves_and_3_workers_go_on_with_the_same_experiment(
-    undisturbed: list[dict], digits: Path, tmp_path: Path
-) -> None:
-    ledger = ledger_of(tmp_path, "digits-clip")
-    process = start_tandem("run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG)))
-    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
-    status = ledger.status()
-    assert status.state == "interrupted"
-    assert committed_steps(ledger.storage, ledger.run)[-1] == status.step < 240
-
-    status = drive(digits_spec(digits, tmp_path, *LONG, "evaluations=[]", "cluster.workers=3"))
-
-    assert status.state == "succeeded"
-    metrics = metrics_of(tmp_path, "digits-clip")
-    assert {record["world_size"] for record in metrics} == {2, 3}
-    assert_same_experiment(undisturbed, metrics, tolerance=1e-4)
-
-
 def test_ray_leaves_sigterm_to_us() -> None:
     """Its own handler would end the process without a checkpoint."""
     program = (
@@ -172,27 +183,6 @@ def test_ray_leaves_sigterm_to_us() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "True"
-
-
-def test_tars_and_run_directory_on_s3(undisturbed: list[dict], s3_server: str, digits: Path) -> None:
-    """The same job from S3 and into S3 is the same experiment as from disk."""
-    import boto3
-
-    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-run")
-    s3 = S3(endpoint=s3_server)
-    storage = Storage(s3)
-    for path in digits.rglob("*.*"):
-        storage.write(f"s3://tandem-run/digits/{path.relative_to(digits)}", path.read_bytes())
-
-    endpoint = f"storage.s3.endpoint={s3_server}"
-    status = drive(digits_spec("s3://tandem-run/digits", "s3://tandem-run/runs", *LONG, endpoint))
-
-    assert status.state == "succeeded"
-    assert status.latest_checkpoint == "s3://tandem-run/runs/digits-clip/checkpoints/step-00000240"
-    assert status.evaluations[0]["samples"] == 360
-    assert_same_experiment(undisturbed, metrics_of("s3://tandem-run/runs", "digits-clip", s3), 1e-4)
-    answer = tandem("status", "s3://tandem-run/runs/digits-clip", "--endpoint", s3_server, "-o", "json")
-    assert '"state": "succeeded"' in answer.stdout
 
 
 def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
