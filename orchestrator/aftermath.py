@@ -12,13 +12,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jobspecs.errors import JobFailedError, StorageError
+from jobspecs.errors import DataError, JobFailedError, StorageError
 from orchestrator import post_mortem, retry
 from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.halt import Halt
 from orchestrator.journal import Journal
 from orchestrator.launch import Attempt
-from orchestrator.lease import TakenOverError
 from orchestrator.prepare import Prepared
 from orchestrator.resume import Resume
 from orchestrator.stop_request import Why
@@ -69,7 +68,7 @@ class Aftermath:
     def _ended_early(self, attempt: Attempt, ended: Ended) -> retry.Again:
         """After a commit before the last step."""
         if ended.asked not in (Why.PREEMPTED, Why.GROW):
-            self._halt.accept()  # whoever asked has withdrawn the request, or it can't be read
+            # Interrupted; or the request can't be read just now, or was withdrawn: the next look tells.
             return self._unharmed()
         self._journal.event(
             "attempt_ended",
@@ -92,8 +91,7 @@ class Aftermath:
         return self._decide(attempt.number, failure)
 
     def _failed(self, attempt: Attempt, failure: Failure) -> retry.Again:
-        if failure.kind is Kind.FENCED:
-            raise TakenOverError(self._job.spec.name)
+        failure = self._mended(attempt, failure)
         preempted = failure.kind is Kind.PREEMPTED
         self._journal.event(
             "attempt_ended" if preempted else "attempt_failed",
@@ -106,15 +104,22 @@ class Aftermath:
             details=failure.details,
             **({"reason": Why.PREEMPTED} if preempted else {}),
         )
+        return self._decide(attempt.number, failure)
+
+    def _mended(self, attempt: Attempt, failure: Failure) -> Failure:
+        """Does what has to be done before another attempt, and completes what is known. Raises TakenOverError."""
         try:
-            if failure.kind is Kind.CHECKPOINT:
-                failure = self._after_load(attempt, failure)
+            if failure.kind is Kind.FENCED:
+                # Only if that driver has the run: one that woke up late can also take a number, before it notices.
+                self._halt.check_lease()
+            elif failure.kind is Kind.CHECKPOINT:
+                return self._after_load(attempt, failure)
             elif failure.kind is Kind.OUT_OF_MEMORY:
                 encoded = post_mortem.encoded(attempt, self._job, self._journal.ledger)
-                failure = replace(failure, encoded=encoded)
-        except StorageError as error:
-            failure = replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
-        return self._decide(attempt.number, failure)
+                return replace(failure, encoded=encoded)
+        except (StorageError, DataError) as error:
+            return replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
+        return failure
 
     def _after_load(self, attempt: Attempt, failure: Failure) -> Failure:
         """A checkpoint that is whole when the driver reads it is not the cause: the way to it is."""
@@ -130,7 +135,7 @@ class Aftermath:
         be none in any case; TakenOverError. number: the attempt that failed; None where none ran."""
         job = self._job
         decision = retry.decide(failure, self._history, job.spec.retry, self._sizes, draw=random.random())
-        if failure.kind is not Kind.CHECKPOINT:
+        if failure.kind not in retry.FREE:
             self._history.append(failure)
         if isinstance(decision, retry.GiveUp):
             raise JobFailedError(f"{job.spec.name}: {failure.cause}\n{decision.reason}\n{_kept(failure)}")

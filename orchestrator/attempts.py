@@ -39,10 +39,10 @@ class Attempts:
 
         Raises JobFailedError; TakenOverError: another driver has begun a later attempt.
         """
-        number, again = self._last_number(), Again()
+        again = Again()
         while True:
             try:
-                point = self._resume.find()
+                point, number = self._resume.find(), self._last_number() + 1
             except StorageError as error:
                 again = self._aftermath.of_search(error)
                 if self._halt.asked():
@@ -55,14 +55,13 @@ class Attempts:
             size = self._workforce.wait(self._halt.asked, again.most_workers)
             if size is None:
                 return False
-            number += 1
             attempt = Attempt(number, point, size, again.micro_batch)
             ended = self._launcher.run(attempt)
             self._resume.committed = ended.step
             again = self._aftermath.of_attempt(attempt, ended)
 
     def _last_number(self) -> int:
-        """The newest attempt's that is known of, in whatever go of the job; 0 before the first. Raises StorageError."""
+        """The newest attempt's that is known of, whoever began it; 0 before the first. Raises StorageError."""
         job = self._job
         started = (event.get("attempt", 0) for event in self._journal.ledger.events())
         return max([*attempts(job.storage, job.run), *started], default=0)

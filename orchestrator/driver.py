@@ -14,7 +14,7 @@ from orchestrator import evaluations, tokenizers
 from orchestrator.attempts import Attempts
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
-from orchestrator.lease import Lease, TakenOverError
+from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_resources, start_ray
@@ -22,6 +22,7 @@ from orchestrator.stop_request import StopRequest
 from orchestrator.view import View
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
+from workers.storage import Storage
 
 
 class Driver:
@@ -32,7 +33,7 @@ class Driver:
         self._interrupt = interrupt
         self._ledger = Ledger(prepared.storage, prepared.run)
         self._journal = Journal(self._ledger, view)
-        self._lease = Lease(prepared.storage, prepared.run)
+        self._lease = Lease(_quick(prepared), prepared.run)
         self._stop = StopRequest(prepared.storage, prepared.run, self._journal, interrupt)
 
     def run(self) -> State:
@@ -75,7 +76,7 @@ class Driver:
         job = self._job
         total = job.fixed.total_steps
         return (
-            self._ledger.plan() is not None
+            self._ledger.plan() == job.fixed
             and total in committed_steps(job.storage, job.run)
             and not evaluations.pending(job.spec, job.storage, job.run, total)
             and self._ledger.state(self._ledger.events()) is State.SUCCEEDED
@@ -84,7 +85,14 @@ class Driver:
     def _open(self) -> None:
         """Writes down what the run is; the plan comes last, as it makes the directory a run."""
         job = self._job
-        is_new = self._ledger.plan() is None
+        there = self._ledger.plan()
+        if there is not None and there != job.fixed:
+            # Another driver began it while this one looked at the data.
+            raise UsageError(
+                f"{job.spec.name} became another run meanwhile ({job.run.uri}), by another spec or other data. Nothing "
+                "was changed. Start this job again to see the difference, or give it another name."
+            )
+        is_new = there is None
         job.storage.write(job.run.spec, dumps(job.spec).encode())
         for index in job.indexes:
             job.storage.write(job.run.index(index.source), to_parquet(index))
@@ -140,3 +148,9 @@ class Driver:
                 message = f"evaluation {name} failed: {evaluated.fault}"
                 self._journal.event("evaluation_failed", message, evaluation=name, reason=evaluated.fault)
         return True
+
+
+def _quick(job: Prepared) -> Storage:
+    """The storage, for signs of life: one that waits longer for an answer is taken for dead before it has it."""
+    s3 = job.spec.storage.s3
+    return Storage(s3.model_copy(update={"timeout_seconds": min(s3.timeout_seconds, HEARTBEAT_SECONDS)}))

@@ -29,6 +29,10 @@ class Halt:
             raise TakenOverError(self._name)
         return self._stop.is_made()
 
+    def check_lease(self) -> None:
+        """Looks afresh whether the run is still ours. Raises TakenOverError, StorageError."""
+        self._lease.check()
+
     def accept(self) -> None:
         """An attempt was asked to end for the job's sake: the job is interrupted from now on."""
         self._stop.accept()

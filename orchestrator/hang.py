@@ -14,6 +14,9 @@ from workers.train.pulse import COLLECTIVE, Moment
 BEGIN_SECONDS = 480.0
 """Time until all ranks beat, at least: Ray looks for room for them (and says so itself if it finds none in 300 s:
 `ray_cluster.py`), processes start, each imports torch."""
+END_SECONDS = 180.0
+"""Time that a rank may take to leave, at least: its save in flight, its last metrics, its loaders. What it leaves with,
+an exception perhaps, is known only then."""
 _NAMED = 3
 """Ranks that a message tells of one by one."""
 
@@ -57,6 +60,8 @@ def find_hang(heard: Sequence[Heard], now: float, hang_after_seconds: float) -> 
     if any(one.moment is None for one in heard):
         # The others may be waiting for those that begin.
         hang_after_seconds = max(hang_after_seconds, BEGIN_SECONDS)
+    if any(one.moment is not None and one.moment.phase == "end" for one in heard):
+        hang_after_seconds = max(hang_after_seconds, END_SECONDS)
     if not heard or max(now - one.moved for one in heard) <= hang_after_seconds:
         return None
     # The others stopped a little later: each when it came to need the one that had.

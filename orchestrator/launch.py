@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from jobspecs.errors import StorageError
 from jobspecs.job import JobSpec
-from orchestrator.failure import storage_failure
+from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
-from orchestrator.lease import Lease, TakenOverError
+from orchestrator.lease import Lease
 from orchestrator.monitor import Monitor
 from orchestrator.prepare import Prepared
 from orchestrator.resume import ResumePoint
@@ -52,12 +52,13 @@ class Launcher:
         self._workforce = workforce
 
     def run(self, attempt: Attempt) -> Ended:
-        """Runs one to its end. Raises TakenOverError: another driver has begun it, or a later one."""
+        """Runs one to its end. Raises TakenOverError."""
         try:
+            self._lease.check()
             self._claim(attempt)
             return self._watched(attempt)
         except FencedError as error:
-            raise TakenOverError(self._job.spec.name) from error
+            return Ended(failure=Failure(Kind.FENCED, str(error)))
         except StorageError as error:
             return Ended(failure=storage_failure(error))
 
@@ -65,7 +66,7 @@ class Launcher:
         """Raises FencedError, StorageError."""
         job = self._job
         claim_attempt(job.storage, job.run, attempt.number, self._lease.token)
-        if requested(job.storage, job.run) is not Why.INTERRUPTED:
+        if requested(job.storage, job.run) not in (None, Why.INTERRUPTED):
             job.storage.delete(job.run.stop)  # what it says was done; any other one ends the attempt at its first step
         size, step = attempt.world_size, attempt.resume_from.step
         self._journal.event(
@@ -82,7 +83,7 @@ class Launcher:
         from workers.train.loop import TrainTask
 
         job, spec, size = self._job, attempt.spec(self._job.spec), attempt.world_size
-        task = TrainTask(spec, job.fixed, job.run, attempt.number, attempt.resume_from.uri)
+        task = TrainTask(spec, job.fixed, job.run, attempt.number, attempt.resume_from.uri, self._lease.number)
         monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
         watch = Watch(
             job,

@@ -13,24 +13,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import psutil
 
 from jobspecs.errors import AlreadyExistsError, JobFailedError, NotFoundError, StorageError, UsageError
 from workers.repeating import Repeating
 from workers.run import RunDirectory
-from workers.storage import Storage, basename
+from workers.storage import Storage
+from workers.train.fence import newest_driver
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""A driver that has not beaten for this long is taken for dead."""
+"""A driver on another machine that has not beaten for this long is taken for dead."""
 POLL_SECONDS = 1.0
 
 
@@ -39,6 +40,9 @@ class Driver:
     """The process that drives a run, as its file holds it."""
 
     host: str
+    """Its name, for people: containers may share one."""
+    machine: str
+    """Where `pid` says something: see `this_machine`."""
     pid: int
     created: float
     """Unix time at which the process began: process numbers come again, in containers at once."""
@@ -50,22 +54,25 @@ class Driver:
     """Whether it has given the run back."""
 
 
+def this_machine() -> str:
+    """The same for processes that see each other's numbers: the boot of the machine, and the container's."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():  # not Linux
+        return socket.gethostname()
+    return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+
+
 def this_driver() -> Driver:
     """A driver in this process."""
     pid = os.getpid()
-    return Driver(socket.gethostname(), pid, psutil.Process(pid).create_time(), secrets.token_hex(8), time.time())
+    created = psutil.Process(pid).create_time()
+    return Driver(socket.gethostname(), this_machine(), pid, created, secrets.token_hex(8), time.time())
 
 
 def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
     """The driver that seems alive, or None."""
-    driver = _parse(_content(storage, run, _newest(storage, run)))
+    driver = _parse(_content(storage, run, newest_driver(storage, run)))
     return driver if driver is not None and _seems_alive(driver) else None
-
-
-def _newest(storage: Storage, run: RunDirectory) -> int:
-    """The number of the newest driver; 0 before the first."""
-    names = (re.fullmatch(r"(\d{5,})\.json", basename(info.uri)) for info in storage.list(run.drivers))
-    return max((int(name[1]) for name in names if name), default=0)
 
 
 def _content(storage: Storage, run: RunDirectory, number: int) -> bytes | None:
@@ -81,6 +88,7 @@ def _parse(content: bytes | None) -> Driver | None:
         there = json.loads(content or b"")
         return Driver(
             host=str(there["host"]),
+            machine=str(there["machine"]),
             pid=int(there["pid"]),
             created=float(there["created"]),
             token=str(there["token"]),
@@ -92,10 +100,11 @@ def _parse(content: bytes | None) -> Driver | None:
 
 
 def _seems_alive(driver: Driver) -> bool:
-    if driver.ended or time.time() - driver.time > STALE_SECONDS:
+    if driver.ended:
         return False
-    if driver.host != socket.gethostname():
-        return True
+    if driver.machine != this_machine():
+        return time.time() - driver.time <= STALE_SECONDS
+    # Silent or not: it may wait for the storage, or be stopped, and go on.
     try:
         process = psutil.Process(driver.pid)
         return process.create_time() == driver.created and process.status() != psutil.STATUS_ZOMBIE
@@ -133,8 +142,15 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another driver has taken the run, because this one was silent for too long."""
+        """Whether another driver has taken the run, because this one was silent for too long. As of the last beat."""
         return self._lost.is_set()
+
+    def check(self) -> None:
+        """Looks afresh. Raises TakenOverError; StorageError."""
+        if not self.lost and not self._is_ours():
+            self._lost.set()
+        if self.lost:
+            raise TakenOverError(self._run.name)
 
     def take(self, tell: Callable[[str], None] = lambda message: None) -> None:
         """Takes the run. `tell` hears of a wait for a driver on another host, of at most STALE_SECONDS.
@@ -142,7 +158,7 @@ class Lease:
         Raises UsageError: another driver is alive; StorageError: the directory can't be read or written.
         """
         while not self.number:
-            newest = _newest(self._storage, self._run)
+            newest = newest_driver(self._storage, self._run)
             if newest and (other := self._alive(newest, tell)) is not None:
                 raise UsageError(
                     f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
@@ -162,13 +178,13 @@ class Lease:
                 self._storage.write(self._run.driver(self.number), self._record(ended=True))
 
     def _alive(self, number: int, tell: Callable[[str], None]) -> Driver | None:
-        """The driver of that number, if it is alive. One on another host is alive if it beats while we look: its clock
-        may be another than ours."""
+        """The driver of that number, if it is alive. One on another machine is alive if it beats while we look: its
+        clock may be another than ours."""
         content = _content(self._storage, self._run, number)
         driver = _parse(content)
         if driver is None or driver.ended:
             return None
-        if driver.host == self._driver.host:
+        if driver.machine == self._driver.machine:
             return driver if _seems_alive(driver) else None
         tell(
             f"{self._run.name} was driven by process {driver.pid} on {driver.host}: waiting up to "
@@ -208,7 +224,7 @@ class Lease:
     def _is_ours(self) -> bool:
         """Whether the newest driver is this one. Somebody may also have removed the run directory, and begun it anew: a
         lower number then, or another's file. A damaged one is nobody's."""
-        if _newest(self._storage, self._run) != self.number:
+        if newest_driver(self._storage, self._run) != self.number:
             return False
         there = _parse(_content(self._storage, self._run, self.number))
         return there is None or there.token == self.token

@@ -7,11 +7,12 @@ the end of the job. An attempt takes the largest size that there is room for (`e
 
 A job ends:
 
-    spec, diverged, fenced        at once: another attempt would end the same way, or is another driver's
+    spec, diverged                at once: another attempt would end the same way
     checkpoint                    never for it: it takes a commit away, and the one before takes its place
+    fenced                        never for it: the next attempt has the next number
     out_of_memory                 where micro-batches can't be smaller
     bug                           when the same exception comes at the same step again
-    any but preempted             after `max_failures_without_commit` with no new commit between them
+    any but preempted             after `max_failures_without_commit` attempts with no new commit between them
     each                          after its budget's `retries` with no new commit between them
     any but preempted             after `max_attempts` in all, where that is set
 """
@@ -48,7 +49,6 @@ class GiveUp:
 REMEDY = {
     Kind.SPEC: "Correct the spec.",
     Kind.DIVERGED: "Another attempt would meet the same batches. The cause names what to change.",
-    Kind.FENCED: "Another process has taken over this run, and goes on with it.",
     Kind.DATA: "Mend the shards, or leave them out for a new run.",
     Kind.STORAGE: "Look after the storage: does it answer, is there room, do the credentials still hold?",
     Kind.OUT_OF_MEMORY: "Set training.micro_batch, use training.gradient_checkpointing or more workers.",
@@ -62,6 +62,8 @@ REMEDY = {
     Kind.BUG: "The event log has the traceback.",
 }
 """What a person can do about a kind of failure."""
+FREE = frozenset({Kind.CHECKPOINT, Kind.FENCED})
+"""Kinds that cost no budget."""
 
 
 def decide(
@@ -69,15 +71,15 @@ def decide(
 ) -> Again | GiveUp:
     """What follows on `failure`.
 
-    history: the failures before it in this go of the job, oldest first, those of checkpoints left out. sizes: numbers
+    history: the failures before it in this go of the job, oldest first, those that are `FREE` left out. sizes: numbers
     of workers that the job may run on, ascending. draw: uniform in [0, 1].
     """
     kind = failure.kind
-    if kind in (Kind.SPEC, Kind.DIVERGED, Kind.FENCED):
+    if kind in (Kind.SPEC, Kind.DIVERGED):
         return GiveUp(REMEDY[kind])
     failures = [*history, failure]
     delay = 0.0
-    if kind is not Kind.CHECKPOINT:
+    if kind not in FREE:
         if (reason := _exhausted(failures, retry)) is not None:
             return GiveUp(f"{reason}. {REMEDY[kind]}")
         if kind is Kind.OUT_OF_MEMORY and (reason := _smallest(failure.encoded)) is not None:
@@ -122,12 +124,12 @@ def _exhausted(failures: Sequence[Failure], retry: Retry) -> str | None:
     *history, failure = failures
     kind = failure.kind
     recent = _since_progress(failures)
-    counted = [each for each in recent if each.kind is not Kind.PREEMPTED]
+    counted = [each for each in recent if _is_failed_attempt(each)]
     of_kind = [each for each in recent if each.kind is kind]
-    in_all = sum(each.kind is not Kind.PREEMPTED for each in failures)
+    in_all = sum(map(_is_failed_attempt, failures))
     if kind is Kind.BUG and any(_same_bug(failure, each) for each in history):
         return f"The same exception came at step {failure.step} again"
-    if kind is not Kind.PREEMPTED:
+    if _is_failed_attempt(failure):
         if retry.max_attempts is not None and in_all >= retry.max_attempts:
             return f"{in_all} of {retry.max_attempts} attempts failed (retry.max_attempts)"
         if len(counted) >= retry.max_failures_without_commit:
@@ -162,6 +164,11 @@ def _since_progress(failures: Sequence[Failure]) -> list[Failure]:
             break
         recent.append(before)
     return recent
+
+
+def _is_failed_attempt(failure: Failure) -> bool:
+    """Not one whose node was taken away, nor what failed between two attempts, which its own budget bounds."""
+    return failure.kind is not Kind.PREEMPTED and failure.world_size > 0
 
 
 def _same_bug(one: Failure, other: Failure) -> bool:

@@ -22,6 +22,7 @@ from workers.run import RunDirectoryError
 from workers.train.checkpoint import CheckpointError, OtherModelError, UnknownFormatError
 from workers.train.fence import FencedError
 from workers.train.health import DivergedError
+from workers.train.saver import OTHERS
 
 _OF_TYPE: tuple[tuple[type[BaseException], Kind], ...] = (
     (UsageError, Kind.SPEC),
@@ -132,6 +133,8 @@ def _find(rank: int | None, error: BaseException, dead_nodes: Collection[str]) -
         return _Finding(rank, Kind.PREEMPTED, cause)
     text = str(error)
     kind = _kind(cause)
+    if kind is Kind.STORAGE and f"still waits for {OTHERS}" in text:
+        return _Finding(rank, kind, cause, collateral=True)
     if kind in (Kind.WORKER_LOST, Kind.HANG) and ("its node has died" in text or any(n in text for n in dead_nodes)):
         return _Finding(rank, Kind.NODE_LOST, cause)
     if kind is Kind.BUG and isinstance(cause, RuntimeError | OSError):

@@ -111,12 +111,13 @@ class Watch:
 
     def _watch(self, thread: threading.Thread) -> Hang | None:
         """The hang that the attempt has come to; None where it has ended by itself."""
-        while thread.is_alive():
+        while True:
             thread.join(POLL_SECONDS)
             self._check()
+            if not thread.is_alive():
+                return None
             if (hang := self._monitor.look()) is not None:
                 return hang
-        return None
 
     def _check(self) -> None:
         """Raises TakenOverError, and what the bookkeeping failed of."""

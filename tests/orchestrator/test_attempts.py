@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from jobspecs.errors import JobFailedError, UnreachableError
-from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, watch, workforce
+from jobspecs.errors import JobFailedError, UnreachableError, UsageError
+from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, resume, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.driver import Driver
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -28,7 +28,7 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.stop_request import Why
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
-from workers.run import RunDirectory, committed_steps
+from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import ObjectInfo, Storage
 from workers.storage.backend import Backend
 from workers.train.checkpoint import Manifest
@@ -89,9 +89,10 @@ class Stage:
 @pytest.fixture
 def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
     """`stage(plays, *overrides)`: the first attempt is played by `plays[0](stage)`, and so on."""
-    for module in (watch, bookkeeping, workforce):
+    for module in (watch, bookkeeping, workforce, resume):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(resume, "LOOK_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
     for name in ("start_ray", "check_resources"):
         monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
@@ -196,16 +197,50 @@ def test_a_checkpoint_that_only_a_rank_finds_damaged_stays_what_it_is(stage: Mak
     assert [resumed for _, _, resumed in set_up.played] == ["00000008", "00000008"]
     assert not set_up.events("checkpoint_rejected")
     (retry,) = set_up.events("retry")
-    assert retry["kind"] == "storage"
+    (failed,) = set_up.events("attempt_failed")
+    assert retry["kind"] == failed["kind"] == "storage"
+    assert "rank 1: checkpoint it is; the driver finds it whole. All nodes must see the same" in failed["message"]
 
 
 def test_a_commit_that_is_not_there_ends_the_job(stage: Make) -> None:
     """Another attempt would train for as long, and its commit be lost as well."""
-    set_up = stage([lambda stage: Outcome(9)])
+    set_up = stage([lambda stage: Outcome(9), lambda stage: Outcome(9)])
     with pytest.raises(JobFailedError, match="digits-clip: step 9 was committed and can't be read back, 0 can") as lost:
         set_up.train()
     assert "set storage.root to storage that they share" in str(lost.value)
     assert not set_up.events("attempt_failed")
+
+
+def test_a_commit_that_somebody_deleted_costs_the_steps_since_the_one_before(stage: Make) -> None:
+    def deleted(stage: Stage) -> Outcome:
+        stage.commit(8)
+        stage.draining = {"n"}
+        ended = ends_when_asked(9)(stage)
+        stage.draining = set()
+        stage.job.storage.delete(f"{stage.job.run.checkpoint(9)}/manifest.json")
+        return ended
+
+    set_up = stage([deleted, ends(40)], "cluster.workers=1")
+    assert set_up.train()
+    assert [resumed for _, _, resumed in set_up.played] == [None, "00000008"]
+    (rejected,) = set_up.events("checkpoint_rejected")
+    assert rejected["message"].endswith("00000009 is not used: it was committed, and its manifest is gone")
+
+
+def test_a_commit_that_is_seen_late_is_waited_for(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def seen_late(storage: Storage, run: RunDirectory, fixed: RunPlan) -> checkpoints.NewestGood:
+        looks.append(fixed)
+        return checkpoints.NewestGood(None, 0, ()) if len(looks) == 2 else newest_good(storage, run, fixed)
+
+    newest_good = checkpoints.newest_good
+    monkeypatch.setattr(checkpoints, "newest_good", seen_late)
+    monkeypatch.setattr(resume, "LOOK_AGAIN_SECONDS", 60.0)
+    set_up = stage([ends(40)])
+    assert set_up.train()
+    assert len(looks) == 3
+    assert not set_up.events("checkpoint_rejected")
 
 
 def test_a_commit_that_is_damaged_at_once_costs_the_steps_since_the_one_before(stage: Make) -> None:
@@ -346,8 +381,8 @@ def test_a_storage_that_stays_away_between_attempts_fails_the_job(stage: Make, m
         raise UnreachableError("no answer")
 
     monkeypatch.setattr(checkpoints, "newest_good", looked_for)
-    set_up = stage([], "retry.max_failures_without_commit=3")
-    with pytest.raises(JobFailedError, match="no answer\n3 failures with no new commit in between"):
+    set_up = stage([], "retry.storage={retries: 2, delay_seconds: 0}")
+    with pytest.raises(JobFailedError, match="no answer\n3 failures of kind storage with no new commit in between"):
         set_up.train()
     assert len(set_up.events("resume_failed")) == 3
 
@@ -361,10 +396,26 @@ def test_out_of_memory_goes_on_with_half_the_rows_at_a_time(stage: Make) -> None
 
 
 def test_an_attempt_that_another_driver_has_replaced_ends_this_one(stage: Make) -> None:
-    set_up = stage([fails(Kind.FENCED)])
+    def replaced(stage: Stage) -> Outcome:
+        stage.job.storage.write(stage.job.run.driver(1), b"{}")
+        return fails(Kind.FENCED)(stage)
+
+    set_up = stage([replaced])
     with pytest.raises(TakenOverError, match="another process has taken over this run"):
         set_up.train()
     assert not set_up.events("attempt_failed", "retry")
+
+
+def test_an_attempt_whose_place_was_taken_by_a_driver_that_has_lost_the_run_is_repeated(stage: Make) -> None:
+    """It woke up late and took a number, before it noticed: the run is still ours."""
+
+    def replaced(stage: Stage) -> Outcome:
+        claim_attempt(stage.job.storage, stage.job.run, 2, "another driver")
+        return fails(Kind.FENCED)(stage)
+
+    set_up = stage([replaced, ends(40)], "retry.max_failures_without_commit=1")
+    assert set_up.train()
+    assert [number for number, _, _ in set_up.played] == [1, 3]
 
 
 def test_numbers_go_on_behind_those_that_a_dead_driver_claimed(stage: Make) -> None:
@@ -374,15 +425,42 @@ def test_numbers_go_on_behind_those_that_a_dead_driver_claimed(stage: Make) -> N
     assert [number for number, _, _ in set_up.played] == [7]
 
 
-def test_a_number_that_another_driver_claims_meanwhile(stage: Make) -> None:
-    def play(stage: Stage) -> Outcome:
-        claim_attempt(stage.job.storage, stage.job.run, 2, "another driver")
-        return fails(Kind.WORKER_LOST)(stage)
+def test_a_number_that_another_driver_claims_in_the_same_moment(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that one's; who has the run goes on with the next."""
+    claimed = []
 
-    set_up = stage([play])
+    def claim(storage: Storage, run: RunDirectory, number: int, token: str) -> None:
+        if not claimed:
+            claim_attempt(storage, run, number, "another driver")
+        claimed.append(number)
+        claim_attempt(storage, run, number, token)
+
+    monkeypatch.setattr("orchestrator.launch.claim_attempt", claim)
+    set_up = stage([ends(40)])
+    assert set_up.train()
+    assert claimed == [1, 2]
+    (failed,) = set_up.events("attempt_failed")
+    assert "attempt 1 of digits-clip was claimed by another driver" in failed["message"]
+
+
+def test_a_driver_whose_run_was_taken_begins_no_attempt(stage: Make) -> None:
+    set_up = stage([])
+    set_up.job.storage.write(set_up.job.run.driver(1), b"{}")
     with pytest.raises(TakenOverError):
         set_up.train()
-    assert len(set_up.played) == 1
+
+
+def test_a_run_that_another_driver_began_meanwhile_is_left_alone(stage: Make) -> None:
+    """By another spec of that name, while this one looked at the data."""
+    set_up, other = stage([], "name=same"), stage([ends(40)], "name=same", "seed=8")
+    other.drive()
+    before = set_up.ledger.events()
+    with pytest.raises(
+        UsageError, match=r"same became another run meanwhile .*\. Nothing was changed\. Start this job"
+    ):
+        set_up.drive()
+    assert [event["event"] for event in set_up.ledger.events()[len(before) :]] == ["run_failed"]
+    assert set_up.ledger.plan() == other.job.fixed
 
 
 # --- evaluations --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 
 from jobspecs.errors import AlreadyExistsError, UnreachableError, UsageError
 from orchestrator import lease as leases
-from orchestrator.lease import STALE_SECONDS, Driver, Lease, live_driver, this_driver
+from orchestrator.lease import STALE_SECONDS, Driver, Lease, TakenOverError, live_driver, this_driver
 from orchestrator.ledger import Ledger
 from workers.run import RunDirectory
 from workers.storage import ObjectInfo, Storage
@@ -53,11 +53,10 @@ def dead() -> Driver:
 
 GONE: dict[str, Callable[[], Driver]] = {
     "dead": dead,
-    "stale": lambda: me(STALE_SECONDS + 1),
     # A driver of this process's number, as in a container that was restarted.
     "born again": lambda: replace(this_driver(), created=1.0),
     "ended": lambda: replace(this_driver(), ended=True),
-    "ended elsewhere": lambda: replace(this_driver(), host="elsewhere", ended=True),
+    "ended elsewhere": lambda: replace(this_driver(), machine="elsewhere", ended=True),
 }
 
 
@@ -77,10 +76,21 @@ def test_a_run_whose_driver_is_gone_is_nobodys_and_may_be_driven(run: RunDirecto
     assert [info.uri for info in STORAGE.list(run.drivers)] == [run.driver(1), run.driver(2)]
 
 
-def test_a_run_has_one_driver(run: RunDirectory) -> None:
-    drive(run, me())
+@pytest.mark.parametrize("silent_seconds", [0.0, STALE_SECONDS + 1])
+def test_a_run_has_one_driver(run: RunDirectory, silent_seconds: float) -> None:
+    """A process that is there may be silent for the storage's sake, and go on."""
+    drive(run, me(silent_seconds))
+    assert live_driver(STORAGE, run) is not None
     with pytest.raises(UsageError, match=r"job is being run already, by process \d+ on .*give this job another name"):
         Lease(STORAGE, run).take()
+
+
+def test_a_driver_on_another_machine_seems_dead_when_it_is_silent(run: RunDirectory) -> None:
+    """Also where that has our name: containers may."""
+    drive(run, replace(me(STALE_SECONDS + 1), machine="another"))
+    assert live_driver(STORAGE, run) is None
+    drive(run, replace(me(), machine="another", pid=0))
+    assert live_driver(STORAGE, run) is not None
 
 
 CLOCKS = {"behind": 3600.0, "ahead": -3600.0}
@@ -92,7 +102,7 @@ CLOCKS = {"behind": 3600.0, "ahead": -3600.0}
 def test_a_driver_on_another_host_is_alive_if_it_beats_while_we_look(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, clock: str, does: str
 ) -> None:
-    other = replace(me(CLOCKS[clock]), host="elsewhere")
+    other = replace(me(CLOCKS[clock]), host="elsewhere", machine="another")
     drive(run, other)
     passed, told = [0.0], list[str]()
 
@@ -200,6 +210,7 @@ def test_a_driver_that_stalled_and_was_replaced_notices_and_leaves_the_other_alo
             return super().write(uri, data, if_absent=if_absent)
 
     old, new = Lease(Stalling(), run), Lease(STORAGE, run)
+    old._driver = replace(old._driver, machine="another")
     old.take()
     assert stalls.wait(60)
     monkeypatch.setattr(leases, "STALE_SECONDS", 0.0)
@@ -211,7 +222,21 @@ def test_a_driver_that_stalled_and_was_replaced_notices_and_leaves_the_other_alo
     there = live_driver(STORAGE, run)
     assert there is not None
     assert (there.token, there.ended, new.lost) == (new.token, False, False)
+    new.check()
+    with pytest.raises(TakenOverError):
+        old.check()
     new.give_back()
+
+
+def test_a_look_at_the_lease_needs_no_heartbeat(run: RunDirectory) -> None:
+    lease = Lease(STORAGE, run)
+    lease.take()
+    lease.check()
+    drive(run, me(), number=2)
+    with pytest.raises(TakenOverError, match="another process has taken over this run"):
+        lease.check()
+    assert lease.lost
+    lease.give_back()
 
 
 def test_a_storage_that_is_away_costs_heartbeats_and_not_the_run(

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from jobspecs.retry import Budget, Retry
 from orchestrator.elastic import start_size
 from orchestrator.failure import Encoded, Failure, Kind
-from orchestrator.retry import REMEDY, Again, GiveUp, budget_of, decide, delay_seconds, micro_batch, most_workers
+from orchestrator.retry import FREE, REMEDY, Again, GiveUp, budget_of, decide, delay_seconds, micro_batch, most_workers
 
-NEVER = {Kind.SPEC, Kind.DIVERGED, Kind.FENCED}
+NEVER = {Kind.SPEC, Kind.DIVERGED}
 """Kinds that are not tried again."""
-BUDGETED = [kind for kind in Kind if kind not in NEVER | {Kind.CHECKPOINT}]
+BUDGETED = [kind for kind in Kind if kind not in NEVER | FREE]
 
 SIZES = (2, 3, 4, 8)
 
@@ -41,6 +41,7 @@ FIRST = {
     Kind.DATA: Again(2.0),
     Kind.STORAGE: Again(60.0),
     Kind.CHECKPOINT: Again(0.0),
+    Kind.FENCED: Again(0.0),
     Kind.OUT_OF_MEMORY: Again(2.0, micro_batch=24),
     Kind.HOST_OUT_OF_MEMORY: Again(2.0),
     Kind.WORKER_LOST: Again(2.0),
@@ -105,6 +106,18 @@ def test_a_number_of_attempts_may_be_all() -> None:
     assert isinstance(decide(second, [first], Retry(), SIZES), Again)
     assert decide(second, [first], Retry(max_attempts=2), SIZES) == GiveUp(
         f"2 of 2 attempts failed (retry.max_attempts). {REMEDY[Kind.WORKER_LOST]}"
+    )
+
+
+def test_what_fails_between_attempts_counts_in_its_own_budget_alone() -> None:
+    """A search for a checkpoint is no attempt: an outage of the storage is what `retry.storage` is for."""
+    retry = Retry(max_attempts=2, max_failures_without_commit=2, storage={"retries": 3})
+    searches = failures(Kind.STORAGE, 3, world_size=0)
+    assert isinstance(decide(searches[2], [failed(Kind.WORKER_LOST), *searches[:2]], retry, SIZES), Again)
+    assert isinstance(decide(failed(Kind.WORKER_LOST), searches, retry, SIZES), Again)
+    given_up = decide(failed(Kind.STORAGE, "once more", world_size=0), searches, retry, SIZES)
+    assert given_up == GiveUp(
+        f"4 failures of kind storage with no new commit in between (retry.storage.retries). {REMEDY[Kind.STORAGE]}"
     )
 
 

@@ -28,6 +28,7 @@ from workers.data.loader import LoaderDiedError
 from workers.train.checkpoint import CheckpointError, OtherModelError, UnknownFormatError
 from workers.train.fence import FencedError
 from workers.train.health import DivergedError
+from workers.train.saver import OTHERS
 
 NODE = "ab" * 28
 """ID of the node of the workers."""
@@ -133,6 +134,16 @@ def test_of_several_exceptions_the_one_that_explains_the_others() -> None:
     assert (lost.kind, lost.rank) == (Kind.WORKER_LOST, 1)
     data = classify(of_group({0: ValueError("no batch"), 2: DataError("a.tar is damaged"), 3: DataError("b.tar")}))
     assert (data.kind, data.cause) == (Kind.DATA, "rank 2: DataError: a.tar is damaged")
+
+
+def test_a_save_that_is_overdue_is_the_fault_of_who_does_not_write() -> None:
+    def overdue(rank: int, waits_for: str) -> StorageError:
+        return StorageError(f"no checkpoint could be committed: rank {rank} still waits for {waits_for}. Look after it")
+
+    others = overdue(0, OTHERS), overdue(1, "its metrics to be written"), overdue(2, OTHERS)
+    failure = classify(of_group(dict(enumerate(others))))
+    assert (failure.kind, failure.rank) == (Kind.STORAGE, 1)
+    assert classify(of_group({0: others[0]})).kind is Kind.STORAGE
 
 
 def in_task(cause: Exception) -> Exception:

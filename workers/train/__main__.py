@@ -21,7 +21,7 @@ from jobspecs.load import loads
 from jobspecs.storage import S3
 from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import Storage, absolute
-from workers.train.fence import attempts, claim_attempt
+from workers.train.fence import attempts, claim_attempt, newest_driver
 from workers.train.loop import TrainTask, train
 
 
@@ -45,6 +45,7 @@ def main(run: str) -> None:
         run=directory,
         attempt=attempt[0],
         resume_from=directory.checkpoint(commits[-1]) if commits else None,
+        driver=newest_driver(storage, directory),
     )
     train(task)
     dist.barrier()

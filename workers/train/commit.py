@@ -48,9 +48,11 @@ class Verdict:
 class Committer:
     """Commits the saves of one attempt."""
 
-    def __init__(self, storage: Storage, run: RunDirectory, attempt: int, max_age_seconds: float) -> None:
-        """max_age_seconds: age of a save from which on it is not tried again."""
-        self._storage, self._run, self._attempt = storage, run, attempt
+    def __init__(
+        self, storage: Storage, run: RunDirectory, attempt: int, max_age_seconds: float, *, driver: int = 0
+    ) -> None:
+        """max_age_seconds: age of a save from which on it is not tried again. driver: number of the attempt's."""
+        self._storage, self._run, self._attempt, self._driver = storage, run, attempt, driver
         self._max_age_seconds = max_age_seconds
 
     def judge(self, manifest: Manifest, tries: Sequence[Tried], age_seconds: float) -> Verdict:
@@ -108,7 +110,7 @@ class Committer:
         """Writes the manifest. Raises FencedError, StorageError."""
         uri = self._run.checkpoint(manifest.step)
         place = join(uri, "manifest.json")
-        check_not_superseded(self._storage, self._run, self._attempt)
+        self._check_not_superseded()
         try:
             self._storage.write(place, manifest.to_json(), if_absent=True)
         except AlreadyExistsError:
@@ -117,11 +119,14 @@ class Committer:
                 logger.info("the checkpoint of step %d is committed already", manifest.step)
             else:
                 logger.warning("%s is committed again, what is there is no good: %s", uri, fault)
-                check_not_superseded(self._storage, self._run, self._attempt)  # a later attempt's is not ours to judge
+                self._check_not_superseded()  # a later attempt's is not ours to judge
                 withdraw(self._storage, uri)
                 self._storage.write(place, manifest.to_json(), if_absent=True)
         # Again: an attempt that was replaced meanwhile must not go on as if it were not. What it wrote is good.
-        check_not_superseded(self._storage, self._run, self._attempt)
+        self._check_not_superseded()
+
+    def _check_not_superseded(self) -> None:
+        check_not_superseded(self._storage, self._run, self._attempt, self._driver)
 
     def _fault_of_commit(self, uri: str, manifest: Manifest) -> str | None:
         """Why the manifest that is at `uri` is not a commit of this step; None where it is.

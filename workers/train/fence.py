@@ -2,11 +2,11 @@
 
 A node that comes back, or a driver that was thought dead, may still run an attempt whose place another has taken.
 So each attempt has a record in the run directory, which its driver creates before it starts, and rank 0 looks for
-records of later attempts right before it writes a manifest. Records are numbered, and created with a condition: of
-two drivers that want the same number, one gets it.
+records of later attempts, and of later drivers, right before it writes a manifest. Records are numbered, and created
+with a condition: of two that want the same number, one gets it.
 
-    claim_attempt(storage, run, 3, token)           driver: FencedError where another driver has the number
-    check_not_superseded(storage, run, 3)           rank 0: FencedError where attempt 4 has a record
+    claim_attempt(storage, run, 3, token)               driver: FencedError where another driver has the number
+    check_not_superseded(storage, run, 3, driver=1)     rank 0: FencedError where attempt 4 or driver 2 has a record
 """
 
 from __future__ import annotations
@@ -46,8 +46,24 @@ def claim_attempt(storage: Storage, run: RunDirectory, number: int, token: str) 
             ) from error
 
 
-def check_not_superseded(storage: Storage, run: RunDirectory, number: int) -> None:
-    """Raises FencedError where a later attempt than `number` has a record; StorageError."""
+def newest_driver(storage: Storage, run: RunDirectory) -> int:
+    """The number of the driver that has the run, from 1: see `orchestrator.lease`; 0 before the first."""
+    names = (re.fullmatch(r"(\d{5,})\.json", basename(info.uri)) for info in storage.list(run.drivers))
+    return max((int(name[1]) for name in names if name), default=0)
+
+
+def check_not_superseded(storage: Storage, run: RunDirectory, number: int, driver: int) -> None:
+    """Raises FencedError where a later attempt than `number`, or a later driver, has a record; StorageError.
+
+    driver: the number of the attempt's own; 0 where the attempt has none.
+    """
+    newest = newest_driver(storage, run)
+    if newest > driver:
+        # It may have begun no attempt yet, and wait for the room that this one takes.
+        raise FencedError(
+            f"attempt {number} of {run.name} was begun by driver {driver} and must not commit: driver {newest} has the "
+            f"run ({run.driver(newest)}). Leave it to that one."
+        )
     last = max(attempts(storage, run), default=0)
     if last > number:
         raise FencedError(

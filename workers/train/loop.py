@@ -53,6 +53,8 @@ class TrainTask:
     """From 1."""
     resume_from: str | None
     """URI of the checkpoint to go on from; None starts from the first weights."""
+    driver: int = 0
+    """Number of the driver that began it: it may not commit once the run has a newer one. 0: it has none."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def train(task: TrainTask) -> Outcome:
         pulse.phase("load", "checkpoint")
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         max_age_seconds = 60 * spec.checkpoint.max_age_minutes
-        saver = closing.enter_context(Saver(storage, run, task.attempt, engine, recorder, max_age_seconds))
+        saver = closing.enter_context(
+            Saver(storage, run, task.attempt, engine, recorder, max_age_seconds, driver=task.driver)
+        )
         saves = SaveSchedule(spec.checkpoint, start, time.monotonic())
         width = spec.model.embedding_dim
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)

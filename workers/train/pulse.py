@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-Phase = Literal["start", "load", "data", "forward", "gather", "backward", "update", "save"]
+Phase = Literal["start", "load", "data", "forward", "gather", "backward", "update", "save", "end"]
 COLLECTIVE: frozenset[Phase] = frozenset({"gather", "update"})
 """Phases in which a rank may wait for the others, and so stand still for no fault of its own."""
 

@@ -15,9 +15,12 @@ from workers.repeating import Repeating
 from workers.run import PartsWriter, RunDirectory
 from workers.storage import Storage
 from workers.train.health import Health
+from workers.train.pulse import pulse
 
 FLUSH_SECONDS = 1.0
 """A record is at most about this old when it reaches the run directory."""
+CLOSE_SECONDS = 60.0
+"""How long the end of an attempt waits for its last records to be written."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +85,10 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes what there is; where that fails, it is lost."""
-        self._flushing.close()
+        """Writes what there is; where that fails or takes too long, it is lost."""
+        pulse.phase("end", "its metrics")
+        self._flushing.stop()
+        self._flushing.join(CLOSE_SECONDS)
 
     def step(self, metrics: StepMetrics, bad: list[BadSample]) -> None:
         """Records a step; `metrics` are written by rank 0 alone."""

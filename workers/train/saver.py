@@ -41,6 +41,8 @@ GRACE_SECONDS = 60.0
 """How long after its age limit a save may still come to a verdict of its own: longer than a pause and a short try."""
 CLOSE_SECONDS = 60.0
 """How long the end of an attempt that failed waits for a save that is in flight."""
+OTHERS = "the other ranks' files"
+"""What a rank waits for that has written its own."""
 _SLOWEST = timedelta(days=1)
 """Between the first rank that has written its files and the last."""
 
@@ -56,10 +58,13 @@ class Saver:
         engine: Engine,
         recorder: Recorder,
         max_age_seconds: float,
+        *,
+        driver: int = 0,
     ) -> None:
+        """driver: number of the attempt's, which may not have been replaced at a commit; 0: it has none."""
         self._storage, self._run, self._attempt = storage, run, attempt
         self._engine, self._recorder, self._max_age_seconds = engine, recorder, max_age_seconds
-        self._committer = Committer(storage, run, attempt, max_age_seconds)
+        self._committer = Committer(storage, run, attempt, max_age_seconds, driver=driver)
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         # Of the CPU's, beside training's own: its messages may not mix with those of a step.
         self._group = dist.new_group(backend="gloo", timeout=_SLOWEST)
@@ -95,6 +100,7 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Lets a save in flight come to its end, but not try again."""
+        pulse.phase("end", "its save")
         self._closing.set()
         self._thread.join(max(0.0, min(CLOSE_SECONDS, self._seconds_left)) if self._saving else CLOSE_SECONDS)
         if not self._thread.is_alive():
@@ -154,7 +160,7 @@ class Saver:
             except Exception as error:
                 fault = error
                 tried = Tried(fault=f"{type(error).__name__}: {error}")
-            self._waits_for = "the other ranks' files"
+            self._waits_for = OTHERS
             gathered: list[Any] = [None] * self._world_size
             tried = replace(tried, closing=self._closing.is_set())
             dist.gather_object(tried, gathered if self._rank == 0 else None, dst=0, group=self._group)

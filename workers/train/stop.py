@@ -34,7 +34,8 @@ class StopWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._looking.close()
+        # Not waited for: a store that does not answer is what an attempt may be ending for.
+        self._looking.stop()
 
     def _look(self) -> bool:
         # No answer is not a request; a store that stays away ends the job at its next save.

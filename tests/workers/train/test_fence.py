@@ -12,7 +12,7 @@ import pytest
 from jobspecs.storage import S3
 from workers.run import RunDirectory
 from workers.storage import Storage
-from workers.train.fence import FencedError, attempts, check_not_superseded, claim_attempt
+from workers.train.fence import FencedError, attempts, check_not_superseded, claim_attempt, newest_driver
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -52,11 +52,27 @@ def test_an_attempt_is_superseded_by_later_ones_only(place: tuple[Storage, RunDi
     for number in (1, 2, 3):
         claim_attempt(storage, run, number, "token")
     storage.write(f"{run.attempts}/notes.txt", b"not a record")
-    check_not_superseded(storage, run, 3)
-    check_not_superseded(storage, run, 4)
+    check_not_superseded(storage, run, 3, driver=0)
+    check_not_superseded(storage, run, 4, driver=0)
     with pytest.raises(FencedError) as raised:
-        check_not_superseded(storage, run, 1)
+        check_not_superseded(storage, run, 1, driver=0)
     assert str(raised.value) == (
         f"attempt 1 of run was replaced by attempt 3 and must not commit: {run.uri}/attempts/a00003.json. Leave the "
         "run to that one."
+    )
+
+
+def test_an_attempt_whose_driver_was_replaced_is_superseded(place: tuple[Storage, RunDirectory]) -> None:
+    """Also before the newer one has begun an attempt: it may wait for the room that this one takes."""
+    storage, run = place
+    assert newest_driver(storage, run) == 0
+    for number in (1, 2):
+        storage.write(run.driver(number), b"{}")
+    assert newest_driver(storage, run) == 2
+    check_not_superseded(storage, run, 5, driver=2)
+    with pytest.raises(FencedError) as raised:
+        check_not_superseded(storage, run, 5, driver=1)
+    assert str(raised.value) == (
+        "attempt 5 of run was begun by driver 1 and must not commit: driver 2 has the run "
+        f"({run.uri}/drivers/00002.json). Leave it to that one."
     )
