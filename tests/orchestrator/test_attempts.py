@@ -563,7 +563,9 @@ def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:
     set_up = stage([ends_when_asked(16, commits=12)], "cluster.workers=2")
     threading.Timer(0.5, set_up.interrupt.request).start()
     assert not set_up.train()
-    assert [event["reason"] for event in set_up.events("stop_requested")] == ["interrupted"]
+    (asked,) = set_up.events("stop_requested")
+    assert asked["reason"] == "interrupted"
+    assert asked["message"] == "stopping after the next step, with a checkpoint; again to stop at once"
 
 
 def test_the_job_waits_for_the_fewest_workers_and_tells(stage: Make) -> None:
@@ -741,6 +743,57 @@ def test_a_fault_of_the_bookkeeping_is_the_drivers(stage: Make, monkeypatch: pyt
     monkeypatch.setattr(checkpoints, "retain", broken)
     with pytest.raises(ValueError, match="a bug"):
         stage([fails(Kind.WORKER_LOST, committed=8)]).train()
+
+
+def test_what_is_only_to_be_looked_at_or_told_may_fail(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that is away for a while: the driver says so, and the event is written with the next one."""
+    write, away = Storage.write, [False]
+
+    def looks(storage: Storage, run: RunDirectory) -> list[int]:
+        if away[0]:
+            raise UnreachableError("no answer")
+        return committed_steps(storage, run)
+
+    def written(storage: Storage, uri: str, data: bytes, **more: bool) -> ObjectInfo:
+        if away[0] and "/events/" in uri:
+            raise UnreachableError("no answer")
+        return write(storage, uri, data, **more)
+
+    def play(stage: Stage) -> Outcome:
+        away[0] = True
+        stage.journal.event("remarked", "something happened")
+        time.sleep(0.1)  # some looks
+        away[0] = False
+        return stage.commit(40)
+
+    monkeypatch.setattr(bookkeeping, "committed_steps", looks)
+    monkeypatch.setattr(Storage, "write", written)
+    set_up = stage([play])
+    assert set_up.train()
+    told = set_up.output.getvalue()
+    assert "the run directory did not answer: no answer" in told
+    assert "something happened (not written down yet: no answer)" in told
+    assert [event["event"] for event in set_up.events("remarked", "checkpoint_committed")] == [
+        "remarked",
+        "checkpoint_committed",
+    ]
+
+
+def test_nodes_that_are_taken_away_too_often(stage: Make) -> None:
+    def preempted(stage: Stage) -> Outcome:
+        stage.until_asked()
+        return stage.commit(9)
+
+    set_up = stage([preempted], "retry.preempted.retries=0", "cluster.workers=1")
+    set_up.draining = {"n"}
+    with pytest.raises(JobFailedError) as failed:
+        set_up.train()
+    assert str(failed.value).splitlines() == [
+        "digits-clip: a node was taken away; it was saved before",
+        "1 failure of kind preempted with no new commit in between (retry.preempted.retries). Use nodes that are not "
+        "taken away so often, or commit more often (checkpoint).",
+        "Step 9 is committed; mend the cause, and the same command goes on from there.",
+    ]
 
 
 @pytest.mark.parametrize("saved", [True, False])
