@@ -42,8 +42,8 @@ def _read(spec: ZeroShot, file: LabelFile, storage: Storage) -> LabelSet:
     names, templates = given.get("class_names"), file.templates or given.get("templates") or spec.templates
     if not _are_texts(names) or len(names) < 2 or not all(name.strip() for name in names):
         raise DataError(
-            f"{where} holds no class names. Write two at least and none that is empty: a name a line, or as JSON a list "
-            'or {"class_names": […], "templates": […]}.'
+            f"{where} holds no class names. Write two at least and none that is empty: a name a line, or as JSON a "
+            'list or {"class_names": […], "templates": […]}.'
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
