@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from jobspecs.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
-from jobspecs.columns import Column, FieldPath
+from jobspecs.columns import Column, FieldPath, check_json
 from jobspecs.data import Data, EvaluationData
 from jobspecs.scores import score_names
 
@@ -163,6 +163,12 @@ class TextPlace(Section):
     """Extension of the member that holds it."""
     field: FieldPath | None = None
     """Field of a `.json` member that holds it. None takes the whole member as the text."""
+
+    @model_validator(mode="after")
+    def _field_of_json(self) -> TextPlace:
+        if self.field is not None:
+            check_json(self.column, self.field)
+        return self
 
 
 class Sts(_Evaluation):

@@ -255,10 +255,12 @@ class Encoder:
     @torch.inference_mode()
     def _projected(self, pooled: Tensor, batch: int) -> Tensor:
         """(n, d) of (n, w)."""
+        if not len(pooled):
+            return torch.empty(0, 0)
         parts = [
             self._model.project("image", part.to(self._device)).float().cpu() for part in torch.split(pooled, batch)
         ]
-        return torch.cat(parts) if len(pooled) else torch.empty(0, 0)
+        return torch.cat(parts)
 
 
 def _member(sample: Sample, wanted: tuple[str, ...]) -> bytes | None:
