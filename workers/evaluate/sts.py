@@ -100,8 +100,8 @@ def _text(spec: Sts, place: TextPlace, content: bytes) -> str:
     except ValueError:
         found = []
     if len(found) != 1:
-        what = "not UTF-8" if place.field is None else f"no text in the field {place.field!r}"
-        raise DataError(f"evaluation {spec.name!r}: a .{place.column} is {what}. Set first and second to the texts.")
+        what = "is not UTF-8" if place.field is None else f"has no text in the field {place.field!r}"
+        raise DataError(f"evaluation {spec.name!r}: a .{place.column} {what}. Set first and second to the texts.")
     return found[0]
 
 

@@ -51,7 +51,7 @@ def test_a_resample_is_scored_as_if_it_were_the_samples(name: str) -> None:
 def test_per_class_is_scikit_learns() -> None:
     guesses = RNG.integers(0, 5, N)
     expected = sklearn.metrics.balanced_accuracy_score(LABELS, guesses)
-    assert value(mean_over_classes(LABELS == guesses, LABELS), N) == pytest.approx(expected)
+    assert value(mean_over_classes(guesses == LABELS, LABELS), N) == pytest.approx(expected)
 
 
 def test_the_interval_of_a_mean_is_the_normal_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -52,7 +54,7 @@ def test_scores_that_rise_with_the_index_and_such_that_are_all_equal(monkeypatch
 @pytest.mark.parametrize("parts", [1, 2, 7])
 def test_parts_change_nothing(parts: int) -> None:
     bounds = np.linspace(0, 300, parts + 1).astype(int)
-    found = [top_k(QUERIES, CANDIDATES[a:b], 60, first=a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    found = [top_k(QUERIES, CANDIDATES[a:b], 60, first=a) for a, b in pairwise(bounds)]
     same(merge(found[::-1], 60), sorted_in_full(QUERIES, CANDIDATES, 60))
 
 
@@ -63,7 +65,9 @@ def test_fewer_candidates_than_k_and_scores_that_are_no_numbers() -> None:
     assert (found.indexes[:, 3:] == -1).all()
     assert (found.scores[:, 3:] == -np.inf).all()
     assert (np.sort(found.indexes[:, :3], 1) == [0, 1, 3]).all()
-    same(merge([found, top_k(QUERIES, CANDIDATES[4:], 6, first=4)], 6), top_k(QUERIES, np.concatenate([candidates, CANDIDATES[4:]]), 6))
+    rest = CANDIDATES[4:]
+    together = top_k(QUERIES, np.concatenate([candidates, rest]), 6)
+    same(merge([found, top_k(QUERIES, rest, 6, first=4)], 6), together)
     assert (top_k(QUERIES, CANDIDATES[:0], 2).indexes == -1).all()
 
 

@@ -58,10 +58,10 @@ def test_sts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("a", "b", 1), ("b", "c", "high")], "a sample's json has no number in the field 'score'. Set score_column and "
-            "score_field to where the score of the pair stands."),
-        ([("a", "b", 1), ("b", None, 2)], "a .json is no text in the field 'sentence2'. Set first and second to the "
-            "texts."),
+        ([("a", "b", 1), ("b", "c", "high")], "a sample's json has no number in the field 'score'. Set score_column "
+            "and score_field to where the score of the pair stands."),
+        ([("a", "b", 1), ("b", None, 2)], "a .json has no text in the field 'sentence2'. Set first and second to "
+            "the texts."),
         ([("a", "b", 1), ("b", "c", 1)], "needs two pairs at least with different scores, found 1 different ones of 2 "
             "pairs. Check score_column and score_field."),
     ],
