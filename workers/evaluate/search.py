@@ -50,11 +50,15 @@ def top_k(queries: NDArray[Any], candidates: NDArray[Any], k: int, first: int = 
     asked = torch.from_numpy(np.array(queries, np.float32))
     best = np.full((len(asked), k + MARGIN), _EMPTY)
     worst = np.full(len(asked), -np.inf, np.float32)  # score to be passed
+    # Filled again and again: fresh memory for each tile costs a page fault for each 4 KiB.
+    products = torch.empty(TILE_QUERIES * TILE_CANDIDATES)
     for start in range(0, len(candidates), TILE_CANDIDATES):
         tile = torch.from_numpy(np.array(candidates[start : start + TILE_CANDIDATES], np.float32))
         for begin in range(0, len(asked), TILE_QUERIES):
             rows = slice(begin, begin + TILE_QUERIES)
-            found = _passing(asked[rows] @ tile.T, worst[rows], start, best.shape[1])
+            of_tile = asked[rows]
+            scores = products[: len(of_tile) * len(tile)].view(len(of_tile), len(tile))
+            found = _passing(torch.mm(of_tile, tile.T, out=scores), worst[rows], start, best.shape[1])
             if found is not None:
                 best[rows] = np.sort(np.concatenate([best[rows], found], 1), axis=1)[:, : best.shape[1]]
                 worst[rows] = _scores(best[rows, -1])

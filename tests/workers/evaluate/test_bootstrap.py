@@ -33,7 +33,10 @@ STATISTICS: dict[str, tuple[Statistic, object]] = {
         mean_over_classes(LABELS == 2 * VALUES, LABELS),
         lambda rows: np.mean([(LABELS == 2 * VALUES)[rows][LABELS[rows] == c].mean() for c in set(LABELS[rows])]),
     ),
-    "average": (average_of([mean_of(VALUES), median_of(VALUES)]), lambda rows: (VALUES[rows].mean() + np.median(VALUES[rows])) / 2),
+    "average": (
+        average_of([mean_of(VALUES), median_of(VALUES)]),
+        lambda rows: (VALUES[rows].mean() + np.median(VALUES[rows])) / 2,
+    ),
     "spearman": (spearman(COSINES, GOLD), lambda rows: scipy.stats.spearmanr(COSINES[rows], GOLD[rows])[0]),
     "pearson": (pearson(COSINES, GOLD), lambda rows: scipy.stats.pearsonr(COSINES[rows], GOLD[rows])[0]),
 }  # fmt: skip
