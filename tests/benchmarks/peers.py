@@ -2,8 +2,8 @@
 
 open_clip's losses stand in one file that needs torch alone, while the package around it imports torchvision and
 timm: only that file is loaded, and of the towers only those that they import; likewise CLIP_benchmark's file of
-retrieval. sentence-transformers is imported whole,
-which takes about 10 s, with a folder on `sys.path` that the process keeps: call it in a process of its own.
+retrieval. sentence-transformers is imported whole, which takes about 10 s, with a folder on `sys.path` that the process
+keeps: call it in a process of its own.
 """
 
 from __future__ import annotations

@@ -124,20 +124,31 @@ def _class(spec: Knn | LinearProbe, column: bytes) -> Label:
 def accuracies(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
     """`acc@1`, `acc@5` where there are more than 5 classes, and `mean_per_class_recall`; ties as the mean over
     their orders. scores: (n, classes). labels: (n,), each a column of it. Classes without an image have no recall."""
-    return {name: bootstrap.value(statistic, len(labels)) for name, statistic in _statistics(scores, labels).items()}
+    return _values(_statistics(_hits(scores, labels), labels), len(labels))
 
 
 def measured_accuracies(
     scores: NDArray[np.floating], labels: NDArray[np.int64], prior: NDArray[np.floating]
 ) -> dict[str, Measured]:
     """The same, to be resampled. prior: (classes,) scores by who has not seen the image, which are chance."""
-    chances = accuracies(np.broadcast_to(prior, scores.shape), labels)
-    return {name: Measured(statistic, chances[name]) for name, statistic in _statistics(scores, labels).items()}
+    classes = np.arange(len(prior))
+    by_chance = _hits(np.broadcast_to(prior, (len(prior), len(prior))), classes)[labels]
+    chances = _values(_statistics(by_chance, labels), len(labels))
+    found = _statistics(_hits(scores, labels), labels)
+    return {name: Measured(statistic, chances[name]) for name, statistic in found.items()}
 
 
-def _statistics(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, bootstrap.Statistic]:
+def _hits(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 1 or 2): whether the label is the best, and among the best 5."""
     classes = scores.shape[1]
     ks = (1, 5) if classes > 5 else (1,)
-    found = hits(Places.of(scores, np.arange(classes) == labels[:, None]), ks)
-    named = {f"acc@{k}": bootstrap.mean_of(found[:, i]) for i, k in enumerate(ks)}
+    return hits(Places.of(scores, np.arange(classes) == labels[:, None]), ks)
+
+
+def _statistics(found: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, bootstrap.Statistic]:
+    named = {f"acc@{k}": bootstrap.mean_of(found[:, i]) for i, k in enumerate((1, 5)[: found.shape[1]])}
     return named | {"mean_per_class_recall": bootstrap.mean_over_classes(found[:, 0], labels)}
+
+
+def _values(statistics: dict[str, bootstrap.Statistic], samples: int) -> dict[str, float]:
+    return {name: bootstrap.value(statistic, samples) for name, statistic in statistics.items()}

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 ROUNDING = 2.0**-18
 """Scores of about 1 that are no further apart are a tie: 64 times the precision of fp32 at 1."""
+_CHUNK_BYTES = 32 << 20
+"""Of scores that are compared at a time; the comparisons take as much again."""
 _LOWEST = -1e30
 """Below all scores, and with a difference to itself that is a number."""
 
@@ -47,9 +49,10 @@ class Places:
         scores = _numbers(scores)
         query, candidate = np.nonzero(positive)
         counts = np.empty((4, len(query)), np.int64)
-        # A query with many positives needs a row of C comparisons for each: not more of them at once than queries.
-        for start in range(0, len(query), max(len(scores), 1)):
-            part = slice(start, start + len(scores))
+        # Each pair needs a row of C comparisons.
+        pairs = max(1, _CHUNK_BYTES // (scores.itemsize * max(1, scores.shape[1])))
+        for start in range(0, len(query), pairs):
+            part = slice(start, start + pairs)
             rows, is_positive = scores[query[part]], positive[query[part]]
             own = scores[query[part], candidate[part]][:, None]
             above = rows > own + ROUNDING

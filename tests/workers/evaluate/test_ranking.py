@@ -195,6 +195,13 @@ def test_queries_are_scored_independently() -> None:
     np.testing.assert_allclose(average_precision(together, 4), [average_precision(each, 4)[0] for each in alone])
 
 
+def test_chunks_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, positive = judged(20, 30, 3)
+    whole = measures(Places.of(scores, positive))
+    monkeypatch.setattr("workers.evaluate.ranking._CHUNK_BYTES", 8 * 30 * 3)
+    assert measures(Places.of(scores, positive)).tolist() == whole.tolist()
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -np.inf, np.nan])
 def test_a_collapsed_model_scores_exactly_chance(value: float) -> None:
     rng = np.random.default_rng(1)
