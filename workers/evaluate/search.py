@@ -9,7 +9,8 @@ and ordered; of equal scores the smaller index is first. (Where more than MARGIN
 fp32's error of it, such as copies of one vector, rounding may choose among them.) A score that is no number is never
 found; a query that finds fewer than k has the index -1 with the score -inf in the places that are left.
 
-Memory beyond the arguments and the result: 100 MiB, and 16·(k + MARGIN) bytes a query. All threads that torch has.
+Memory beyond the arguments, measured at width 512: 150 MiB, a copy of the queries in fp32, and 40·(k + MARGIN) bytes a
+query, the result among them; candidates of any number add nothing. All threads that torch has.
 
 Letters: Q queries, C candidates, d width, q queries of a tile, c candidates of a tile.
 """
