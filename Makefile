@@ -5,6 +5,7 @@
 # make bench-data   the data path against its peers, about 10 minutes
 # make bench-loss   the losses against their peers, about 30 minutes
 # make bench-step   the training step against a bare loop, about 5 minutes; on a GPU ViT-B/32 against open_clip too
+# make bench-search   exact search against FAISS, about 15 minutes
 # make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 10 minutes
 # make chaos   jobs that are disturbed in every way; SEED=7 replays one sequence
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-recovery chaos clean
+.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery chaos clean
 
 setup: $(VENV)/.ready
 
@@ -57,6 +58,9 @@ bench-loss: setup peers
 
 bench-step: setup peers
 	$(BIN)/python -m tests.benchmarks.step
+
+bench-search: setup build/benchmarks/peers_search/.ready
+	PYTHONPATH=$(abspath build/benchmarks/peers_search) $(BIN)/python -m tests.benchmarks.search
 
 bench-recovery: setup
 	$(BIN)/python -m tests.benchmarks.recovery

@@ -121,11 +121,12 @@ class Weight(Section):
 
     @model_validator(mode="after")
     def _field_of_json(self) -> Weight:
-        _check_json(self.column, self.field)
+        check_json(self.column, self.field)
         return self
 
 
-def _check_json(column: str, field: str) -> None:
+def check_json(column: str, field: str) -> None:
+    """Raises the fault of a `field` that is to be in a `column` without JSON."""
     if not all(re.search(r"(^|\.)json$", part) for part in column.split(";")):
         raise misplaced(
             "field",
@@ -189,7 +190,7 @@ class Text(Section):
     @model_validator(mode="after")
     def _field_of_json(self) -> Text:
         if self.field is not None:
-            _check_json(self.column, self.field)
+            check_json(self.column, self.field)
         return self
 
 

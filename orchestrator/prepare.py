@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobspecs.data import EvaluationData, Loader, Source
+from jobspecs.data import Loader, Source
 from jobspecs.errors import DataError, UsageError
-from jobspecs.evaluation import data_of
+from jobspecs.evaluation import data_of, with_uris
 from jobspecs.job import JobSpec, changed_fields
 from jobspecs.load import loads
 from orchestrator import plan as planning
@@ -156,15 +156,7 @@ def absolute_uris(spec: JobSpec) -> JobSpec:
         )
         for source in spec.data.sources
     ]
-    evaluations = [
-        evaluation.model_copy(
-            update={
-                name: EvaluationData(urls=list(map(absolute, scored.urls)))
-                for name, scored in data_of(evaluation).items()
-            }
-        )
-        for evaluation in spec.evaluations
-    ]
+    evaluations = [with_uris(evaluation, absolute) for evaluation in spec.evaluations]
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"sources": sources, "loader": _absolute_cache(spec.data.loader)}),

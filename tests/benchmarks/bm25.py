@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from workers.data.demo_stdlib import stdlib
 from workers.data.demo_tar import TextPair
-from workers.evaluate.ranking import chance_of_hit, chance_of_ndcg, reciprocal_rank_of_hits
+from workers.evaluate.ranking import Places
 from workers.evaluate.relevance import Relevance
-from workers.evaluate.retrieval import CUTOFF, KS, document_measures, summary
+from workers.evaluate.retrieval import measures, summary
 
 _WORD = re.compile(r"[a-z0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -52,18 +52,19 @@ def scores(queries: Sequence[str], documents: Sequence[str], split: Callable[[st
 def lexical(pairs: Sequence[TextPair], split: Callable[[str], list[str]]) -> dict[str, float]:
     """The scores of a retrieval evaluation, by BM25."""
     relevance, queries, documents = judged(pairs)
-    return summary(document_measures(scores(queries, documents, split), relevance.mask(0, len(queries))))
+    return shown(Places.of(scores(queries, documents, split), relevance.mask(0, len(queries))))
 
 
 def chance(pairs: Sequence[TextPair]) -> dict[str, float]:
     """The scores of a random order."""
     relevance, _, documents = judged(pairs)
-    hits = [chance_of_hit(relevance.positives, len(documents), k) for k in range(1, CUTOFF + 1)]
-    return {
-        f"nDCG@{CUTOFF}": chance_of_ndcg(relevance.positives, len(documents), CUTOFF),
-        f"MRR@{CUTOFF}": float(reciprocal_rank_of_hits(np.array([hits]))[0]),
-        **{f"R@{k}": hits[k - 1] for k in KS},
-    }
+    return shown(Places.at_random(relevance.positives, len(documents)))
+
+
+def shown(places: Places) -> dict[str, float]:
+    """Those of the table."""
+    found = summary(measures(places))
+    return {name: found[name] for name in ("nDCG@10", "MRR@10", "R@1", "R@5", "R@10")}
 
 
 def judged(pairs: Sequence[TextPair]) -> tuple[Relevance, list[str], list[str]]:

@@ -1,8 +1,9 @@
-"""The peers' losses and models, from where the Makefile installs them (`make peers`, some 3 MB).
+"""The peers' losses, models and scores, from where the Makefile installs them (`make peers`, some 3 MB).
 
 open_clip's losses stand in one file that needs torch alone, while the package around it imports torchvision and
-timm: only that file is loaded, and of the towers only those that they import. sentence-transformers is imported whole,
-which takes about 10 s, with a folder on `sys.path` that the process keeps: call it in a process of its own.
+timm: only that file is loaded, and of the towers only those that they import; likewise CLIP_benchmark's file of
+retrieval. sentence-transformers is imported whole, which takes about 10 s, with a folder on `sys.path` that the process
+keeps: call it in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ INSTALL = "the peers are not installed: `make peers` does it"
 
 
 def installed() -> bool:
-    """Whether both are there."""
-    return all((FOLDER / package).is_dir() for package in ("open_clip", "sentence_transformers"))
+    """Whether all are there."""
+    return all((FOLDER / package).is_dir() for package in ("open_clip", "sentence_transformers", "clip_benchmark"))
 
 
 @cache
 def open_clip_losses() -> Any:
     """The module open_clip.loss, with `ClipLoss` and `SigLipLoss`."""
-    spec = importlib.util.spec_from_file_location("open_clip_loss", FOLDER / "open_clip" / "loss.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _loaded(FOLDER / "open_clip" / "loss.py")
     _allow_deprecated_gather()
     return module
+
+
+@cache
+def clip_benchmark_retrieval() -> Any:
+    """The module clip_benchmark.metrics.zeroshot_retrieval, with `recall_at_k`."""
+    return _loaded(FOLDER / "clip_benchmark" / "metrics" / "zeroshot_retrieval.py")
 
 
 @cache
@@ -62,6 +65,23 @@ def sentence_transformers_losses() -> Any:
     sys.path.append(str(FOLDER))
     module = importlib.import_module("sentence_transformers.sentence_transformer.losses")
     _allow_deprecated_gather()
+    return module
+
+
+@cache
+def sentence_transformers_evaluation() -> Any:
+    """The module sentence_transformers.sentence_transformer.evaluation, with `InformationRetrievalEvaluator`."""
+    sys.path.append(str(FOLDER))
+    return importlib.import_module("sentence_transformers.sentence_transformer.evaluation")
+
+
+def _loaded(file: Path) -> Any:
+    """The module of one file, without the package around it."""
+    spec = importlib.util.spec_from_file_location(f"peer_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

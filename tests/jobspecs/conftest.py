@@ -87,7 +87,13 @@ FULL = {
             templates: ["a photo of the digit {{}}", "handwritten {{}}"]
           - {{kind: retrieval, name: pairs, data: {{urls: [a.tar]}}}}
           - {{kind: knn, name: near, {ON_FEATURES}}}
-          - {{kind: linear_probe, name: probe, {ON_FEATURES}}}""",
+          - {{kind: linear_probe, name: probe, {ON_FEATURES}}}
+          - kind: zero_shot
+            name: from-files
+            data: {{urls: [a.tar]}}
+            label_files: [{{name: fine, uri: fine.json, templates: ["a {{}}"], label_field: fine}}]
+          - {{kind: sts, name: similar, data: {{urls: [a.tar]}}, side: text}}
+          - {{kind: health, name: spread, data: {{urls: [a.tar]}}, main: alignment}}""",
     ),
     "sigmoid": (
         "objective.false_negatives={margin: 0.1, equal: [image]}",

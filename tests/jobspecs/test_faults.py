@@ -147,7 +147,7 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("objective.loss", "InfoNCE", 'should be a mapping, `key: value`, given: "InfoNCE"\n'
             "    Its kind is one of 'infonce', 'siglip'."),
         ("evaluations.0", "zero_shot", 'should be a mapping, `key: value`, given: "zero_shot"\n'
-            "    Write {kind: zero_shot, name: …, data: …, class_names: …}."),
+            "    Write {kind: zero_shot, name: …, data: …}."),
     ],
 )  # fmt: skip
 def test_a_wrong_value(wrong: Wrong, full_with: FullWith, path: str, value: object, words: str) -> None:
@@ -173,19 +173,21 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
     ("path", "value", "place", "words"),
     [
         ("evaluations.1", {"kind": "retrieva", "name": "a"}, "evaluations.1.kind",
-            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: \"retrieva\"\n"
+            "should be 'zero_shot', 'retrieval', 'knn', 'linear_probe', 'sts' or 'health', given: \"retrieva\"\n"
             "    Did you mean 'retrieval'?"),
         ("evaluations.1", {"kind": 5}, "evaluations.1.kind",
-            "should be 'zero_shot', 'retrieval', 'knn' or 'linear_probe', given: 5"),
+            "should be 'zero_shot', 'retrieval', 'knn', 'linear_probe', 'sts' or 'health', given: 5"),
         ("evaluations.1", {"name": "a"}, "evaluations.1.kind",
-            "'kind' is missing\n    It is one of 'zero_shot', 'retrieval', 'knn', 'linear_probe'."),
+            "'kind' is missing\n    It is one of 'zero_shot', 'retrieval', 'knn', 'linear_probe', 'sts', 'health'."),
         ("evaluations.1", {"kind": "retrieval", "name": "a"}, "evaluations.1.data",
             "'data' is missing\n    What is scored."),
         ("evaluations.1.templates", ["{}"], "evaluations.1.templates",
-            "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: name, data, batch, kind."),
+            "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: "
+            "name, data, batch, main, seed, kind."),
         ("evaluations.0.template", ["{}"], "evaluations.0.template",
             "unknown key 'template'\n    Did you mean 'templates'? "
-            "Allowed here: name, data, batch, kind, class_names, templates, label_column, label_field."),
+            "Allowed here: name, data, batch, main, seed, kind, class_names, label_files, templates, label_column, "
+            "label_field."),
         ("evaluations.0.templates", ["a {}", "b"], "evaluations.0.templates",
             "a template has one {} for the class name, 'b' has not"),
         ("evaluations.0.templates", ["{} {}"], "evaluations.0.templates",

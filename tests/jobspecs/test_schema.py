@@ -82,6 +82,7 @@ OPTIONAL = re.compile(
     r"|model\.(image|text|query|document)|model\.\w+\.revision"
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
     r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
+    r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
@@ -196,6 +197,9 @@ REQUIRED = {
     "Retrieval": {"kind", "name", "data"},
     "Knn": {"kind", "name", "data", "train"},
     "LinearProbe": {"kind", "name", "data", "train"},
+    "LabelFile": {"name", "uri"},
+    "Sts": {"kind", "name", "data"},
+    "Health": {"kind", "name", "data"},
     "EvaluationData": {"urls"},
     "WorkerRange": {"min", "max"},
 }

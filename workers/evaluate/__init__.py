@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.evaluate.encode import Encoder
+from workers.evaluate.health import health
 from workers.evaluate.knn import knn
 from workers.evaluate.linear_probe import linear_probe
 from workers.evaluate.result import Scores
 from workers.evaluate.retrieval import retrieval
+from workers.evaluate.sts import sts
 from workers.evaluate.zero_shot import zero_shot
 
 KINDS: dict[str, Callable[[Any, Encoder], Scores]] = {
@@ -21,5 +23,7 @@ KINDS: dict[str, Callable[[Any, Encoder], Scores]] = {
     "retrieval": retrieval,
     "knn": knn,
     "linear_probe": linear_probe,
+    "sts": sts,
+    "health": health,
 }
 """kind -> f(section of the spec, encoder of the checkpoint) -> scores."""

@@ -5,6 +5,7 @@ What zero-shot classification, nearest neighbours and linear probes have in comm
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from jobspecs.errors import DataError
 from jobspecs.evaluation import Knn, LinearProbe, ZeroShot
 from workers.data.filters import field_of
+from workers.evaluate import bootstrap
 from workers.evaluate.encode import Encoder
-from workers.evaluate.ranking import expected_hits
+from workers.evaluate.ranking import Places, hits
+from workers.evaluate.result import Measured, Scores, scored
 
 Label = int | str
 
@@ -35,19 +38,13 @@ class LabelledFeatures:
     """(m,)."""
     skipped: int
     """Samples of both that could not be used."""
+    fingerprint: str = ""
+    """Of both data sets."""
 
     @property
     def classes(self) -> int:
         """Classes that there are."""
         return int(self.train_labels.max()) + 1
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of who knows the training labels alone and names the most frequent; ties by turns."""
-        counts = np.bincount(self.train_labels)
-        return float(
-            (np.bincount(self.test_labels, minlength=len(counts)) / len(self.test))[counts == counts.max()].mean()
-        )
 
 
 def labelled_features(spec: Knn | LinearProbe, encoder: Encoder) -> LabelledFeatures:
@@ -83,25 +80,42 @@ def labelled_features(spec: Knn | LinearProbe, encoder: Encoder) -> LabelledFeat
         test=np.nan_to_num(test.features, posinf=0, neginf=0),
         test_labels=np.array([number[label] for label in others]),
         skipped=train.skipped + test.skipped,
+        fingerprint=hashlib.sha256(f"{train.fingerprint}\n{test.fingerprint}".encode()).hexdigest(),
     )
 
 
-def label_of(spec: ZeroShot | Knn | LinearProbe, column: bytes, what: str) -> Any:
-    """The label in the JSON member `column`. Raises DataError: there is none; `what` it should be."""
+def label_of(spec: ZeroShot | Knn | LinearProbe, column: bytes, what: str, field: str) -> Any:
+    """The label in a `field` of the JSON member `column`. Raises DataError: there is none; `what` it should be."""
     try:
-        label = field_of(json.loads(column), spec.label_field)
+        label = field_of(json.loads(column), field)
     except (ValueError, RecursionError):
         label = None
     if label is None:
         raise DataError(
-            f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {spec.label_field!r}. "
+            f"evaluation {spec.name!r}: a sample's {spec.label_column} has no field {field!r}. "
             f"Set label_column and label_field to where {what} stands."
         )
     return label
 
 
+def scored_classes(
+    spec: Knn | LinearProbe, encoder: Encoder, found: LabelledFeatures, scores: NDArray[np.floating]
+) -> Scores:
+    """The outcome of a classifier's `scores` (m, classes). Chance is the accuracy of who knows the training labels
+    alone and names the most frequent; ties by turns."""
+    return scored(
+        spec,
+        encoder.data,
+        measured_accuracies(scores, found.test_labels, np.bincount(found.train_labels).astype(np.float64)),
+        groups=(len(found.test),),
+        samples=len(found.test),
+        skipped=found.skipped,
+        data_fingerprint=found.fingerprint,
+    )
+
+
 def _class(spec: Knn | LinearProbe, column: bytes) -> Label:
-    label = label_of(spec, column, "the label of its class")
+    label = label_of(spec, column, "the label of its class", spec.label_field)
     if isinstance(label, bool) or not isinstance(label, int | str):
         raise DataError(f"evaluation {spec.name!r}: the label {label!r} is neither an integer nor a text.")
     return label
@@ -110,9 +124,31 @@ def _class(spec: Knn | LinearProbe, column: bytes) -> Label:
 def accuracies(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
     """`acc@1`, `acc@5` where there are more than 5 classes, and `mean_per_class_recall`; ties as the mean over
     their orders. scores: (n, classes). labels: (n,), each a column of it. Classes without an image have no recall."""
+    return _values(_statistics(_hits(scores, labels), labels), len(labels))
+
+
+def measured_accuracies(
+    scores: NDArray[np.floating], labels: NDArray[np.int64], prior: NDArray[np.floating]
+) -> dict[str, Measured]:
+    """The same, to be resampled. prior: (classes,) scores by who has not seen the image, which are chance."""
+    classes = np.arange(len(prior))
+    by_chance = _hits(np.broadcast_to(prior, (len(prior), len(prior))), classes)[labels]
+    chances = _values(_statistics(by_chance, labels), len(labels))
+    found = _statistics(_hits(scores, labels), labels)
+    return {name: Measured(statistic, chances[name]) for name, statistic in found.items()}
+
+
+def _hits(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 1 or 2): whether the label is the best, and among the best 5."""
     classes = scores.shape[1]
     ks = (1, 5) if classes > 5 else (1,)
-    hits = expected_hits(scores, np.arange(classes) == labels[:, None], ks)
-    recalls = [hits[labels == label, 0].mean() for label in np.unique(labels)]
-    named = {f"acc@{k}": float(hits[:, i].mean()) for i, k in enumerate(ks)}
-    return named | {"mean_per_class_recall": float(np.mean(recalls))}
+    return hits(Places.of(scores, np.arange(classes) == labels[:, None]), ks)
+
+
+def _statistics(found: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, bootstrap.Statistic]:
+    named = {f"acc@{k}": bootstrap.mean_of(found[:, i]) for i, k in enumerate((1, 5)[: found.shape[1]])}
+    return named | {"mean_per_class_recall": bootstrap.mean_over_classes(found[:, 0], labels)}
+
+
+def _values(statistics: dict[str, bootstrap.Statistic], samples: int) -> dict[str, float]:
+    return {name: bootstrap.value(statistic, samples) for name, statistic in statistics.items()}

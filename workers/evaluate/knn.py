@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jobspecs.errors import DataError
 from jobspecs.evaluation import Knn
-from workers.evaluate.classification import LabelledFeatures, accuracies, labelled_features
+from workers.evaluate.classification import LabelledFeatures, labelled_features, scored_classes
 from workers.evaluate.encode import Encoder
 from workers.evaluate.ranking import ROUNDING
 from workers.evaluate.relevance import rows_at_a_time
@@ -30,8 +30,7 @@ def knn(spec: Knn, encoder: Encoder) -> Scores:
     found = labelled_features(spec, encoder)
     if spec.k > len(found.train):
         raise DataError(f"evaluation {spec.name!r}: k is {spec.k}, and `train` has {len(found.train)} images. Lower k.")
-    scores = accuracies(votes(found, spec.k, spec.temperature), found.test_labels)
-    return Scores("acc@1", scores, len(found.test), found.skipped, found.chance)
+    return scored_classes(spec, encoder, found, votes(found, spec.k, spec.temperature))
 
 
 def votes(found: LabelledFeatures, k: int, temperature: float) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jobspecs.errors import DataError
 from jobspecs.evaluation import LinearProbe
 from workers.data.keyed import permutation
-from workers.evaluate.classification import LabelledFeatures, accuracies, labelled_features
+from workers.evaluate.classification import LabelledFeatures, accuracies, labelled_features, scored_classes
 from workers.evaluate.encode import Encoder
 from workers.evaluate.result import Scores
 
@@ -41,8 +41,7 @@ def linear_probe(spec: LinearProbe, encoder: Encoder) -> Scores:
             f"evaluation {spec.name!r}: no class has two images in `train`, and one of two chooses the penalty. Name "
             "more training data."
         )
-    scores = accuracies(probed(found), found.test_labels)
-    return Scores("acc@1", scores, len(found.test), found.skipped, found.chance)
+    return scored_classes(spec, encoder, found, probed(found))
 
 
 def probed(found: LabelledFeatures) -> NDArray[np.float64]:

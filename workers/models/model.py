@@ -66,6 +66,13 @@ class ContrastiveModel(nn.Module):
             pooled = tower.pooled(inputs)
         return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
 
+    def project(self, side: str, pooled: Tensor) -> Tensor:
+        """(n, d): what `embed` makes of inputs whose `backbone` features, (n, w), are at hand."""
+        tower = self.tower(side)
+        with _evaluating(tower):
+            features: Tensor = unit_rows(tower.projection(pooled))
+        return features
+
     def trained(self, side: str) -> bool:
         """Whether anything of the side's tower is trained."""
         return any(parameter.requires_grad for parameter in self.tower(side).parameters())

@@ -19,6 +19,7 @@ from torch import Tensor
 from jobspecs.errors import TandemError
 from workers.losses.gather import all_reduce_sum, rank
 from workers.objectives import Contrast
+from workers.sphere import effective_rank, uniformity
 from workers.train.batch import GlobalBatch
 from workers.train.step import Stepped
 
@@ -79,12 +80,12 @@ def measure_health(stepped: Stepped, seen: GlobalBatch, contrast: Contrast) -> H
     )
     total, count, clamped, all_inputs = all_reduce_sum(sums.double()).tolist()
 
-    spectra = {name: _spectrum(rows) for name, rows in sample.items()}
+    spectra = {name: effective_rank(rows) for name, rows in sample.items()}
     cosines = {name: _off_diagonal(rows @ rows.T) for name, rows in sample.items()}
     return Health(
         accuracy=stepped.accuracy,
         alignment=total / max(1, count),
-        uniformity={name: _log_mean_exp(4 * cosine - 4) for name, cosine in cosines.items()},
+        uniformity={name: uniformity(cosine) for name, cosine in cosines.items()},
         effective_rank=spectra,
         mean_cosine={name: float(cosine.mean()) if len(cosine) else 0.0 for name, cosine in cosines.items()},
         clamped=clamped / max(1, all_inputs),
@@ -175,21 +176,8 @@ def _sample(features: Tensor, valid: NDArray[np.bool_]) -> Tensor:
     return all_reduce_sum(sample).double()
 
 
-def _spectrum(rows: Tensor) -> float:
-    """Effective rank of (n, d)."""
-    if not len(rows):
-        return 0.0
-    values = torch.linalg.eigvalsh(rows @ rows.T).clamp(min=0).sqrt()
-    p = values / values.sum().clamp(min=1e-300)
-    return float(torch.special.entr(p).sum().exp())
-
-
 def _off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
-
-
-def _log_mean_exp(values: Tensor) -> float:
-    return float(torch.logsumexp(values, 0)) - math.log(len(values)) if len(values) else 0.0
 
 
 def _share_of_repeats(keys: NDArray[np.int64]) -> float:

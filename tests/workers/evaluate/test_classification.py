@@ -15,6 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from jobspecs.columns import Image
+from jobspecs.data import Data, Source
 from jobspecs.errors import DataError
 from jobspecs.evaluation import Knn, LinearProbe
 from workers.evaluate import relevance
@@ -30,12 +32,13 @@ class Encoded:
     def __init__(self, train: NDArray[Any], train_labels: Any, test: NDArray[Any], test_labels: Any) -> None:
         self.sets = {"train.tar": (train, train_labels), "test.tar": (test, test_labels)}
         self.asked: list[tuple[Any, ...]] = []
+        self.data = Data(sources=[Source(name="a", urls=["a.tar"])], image=Image(size=8))
 
     def images(self, urls: list[str], column: str, batch: int, features: str) -> EncodedImages:
         self.asked.append((urls, column, batch, features))
         found, labels = self.sets[urls[0]]
         column_of_image = [json.dumps({"meta": {"class": label}}).encode() for label in labels]
-        return EncodedImages(found.astype(np.float32), column_of_image, skipped=len(urls[0]) - 8)
+        return EncodedImages(found.astype(np.float32), column_of_image, skipped=len(urls[0]) - 8, fingerprint=urls[0])
 
 
 def spec_of(kind: str, **fields: Any) -> Any:
