@@ -38,6 +38,13 @@ app = typer.Typer(
 )
 
 
+class VectorType(StrEnum):
+    """How a number of an embedding is stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 class Format(StrEnum):
     """Whose layout an export has."""
 
@@ -235,6 +242,46 @@ def export(
 
         export_model(find_checkpoint(model, _given_s3(endpoint), root), format_.value, directory)
     print(f"{directory}: {format_.value}; README.md says how to use it")
+
+
+@app.command()
+def embed(
+    model: Model,
+    urls: Annotated[
+        list[str], typer.Argument(help="Tars, as in data.sources: braces count, * lists.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option(help="Folder or URI that the Parquet files go to.", show_default=False)],
+    side: Annotated[
+        str | None, typer.Option(help="image, text, query or document. By default image, or else document.")
+    ] = None,
+    field: Annotated[
+        list[str], typer.Option("--field", metavar="FIELD", help="A field of the samples' JSON to go with the vectors.")
+    ] = [],  # noqa: B006 - typer reads it
+    dtype: Annotated[VectorType, typer.Option(help="How vectors are stored.")] = VectorType.FLOAT32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Shards at a time, at most.")] = None,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Embed tars into Parquet files, one a shard, ready for a vector store.
+
+    Columns: key, shard, row, vector (L2-normalised), and the fields. Runs as Ray tasks; called again, it goes on
+    with the shards that are not done. Samples that can't be decoded are left out, and counted by cause.
+    _manifest.json, written last, says what the files are.
+    """
+    with _told(WRONG):
+        from orchestrator.embedding import embed_with_ray, settings_of
+        from orchestrator.find_checkpoint import find_checkpoint
+        from workers.storage import absolute
+
+        found = find_checkpoint(model, _given_s3(endpoint), root)
+        settings = settings_of(found, side, dtype.value, tuple(field))
+        embedded = embed_with_ray(found, urls, absolute(out), settings, workers)
+    if output is Output.JSON:
+        print(json.dumps(asdict(embedded), indent=2))
+    else:
+        skipped = "".join(f", {count:,} {cause}" for cause, count in embedded.skipped.items())
+        print(f"{out}: {embedded.rows:,} {settings.side} embeddings of {len(embedded.shards):,} shards{skipped}")
 
 
 @app.command()
