@@ -270,13 +270,15 @@ def embed(
     _manifest.json, written last, says what the files are.
     """
     with _told(WRONG):
-        from orchestrator.embedding import embed_with_ray, settings_of
+        from orchestrator.embedding import embed_with_ray, find_work, settings_of
         from orchestrator.find_checkpoint import find_checkpoint
         from workers.storage import absolute
 
         found = find_checkpoint(model, _given_s3(endpoint), root)
         settings = settings_of(found, side, dtype.value, tuple(field))
-        embedded = embed_with_ray(found, urls, absolute(out), settings, workers)
+        work = find_work(found.storage, urls, absolute(out), settings)
+    with _told(FAILED):
+        embedded = embed_with_ray(found, work, workers)
     if output is Output.JSON:
         print(json.dumps(asdict(embedded), indent=2))
     else:

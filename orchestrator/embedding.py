@@ -74,38 +74,55 @@ def settings_of(
     return Settings(fingerprint(found.manifest, tokenizers), side, spec.model.embedding_dim, dtype, chosen)
 
 
-def embed_with_ray(
-    found: FoundCheckpoint, urls: list[str], out: str, settings: Settings, workers: int | None
-) -> Embedded:
-    """Embeds the shards that `urls` name into the folder at the URI `out`, up to `workers` at a time: None as many as
-    the cluster has room for.
+@dataclass(frozen=True)
+class Work:
+    """What there is to do, and what is done."""
 
-    Raises DataError: shards that are missing, or none of whose samples can be embedded; UsageError: files of other
-    settings; CheckpointError, StorageError; JobFailedError: a task died again and again.
+    settings: Settings
+    out: str
+    """URI of the folder."""
+    shards: list[ObjectInfo]
+    """All of them, in the order of the URLs."""
+    done: dict[str, Record]
+    """What earlier calls wrote, by the shards' URIs."""
+
+
+def find_work(storage: Storage, urls: list[str], out: str, settings: Settings) -> Work:
+    """Looks at the shards that `urls` name, and at what is in the folder at the URI `out`.
+
+    Raises DataError: shards that are missing; UsageError: files of other settings; StorageError.
     """
-    storage = found.storage
     shards = find_shards(urls, Folders(storage))
-    records = _there(storage, shards, out, settings)
-    missing = [shard for shard in shards if shard.uri not in records]
-    for record in _embedded(found, missing, out, settings, workers) if missing else ():
+    return Work(settings, out, shards, _there(storage, shards, out, settings))
+
+
+def embed_with_ray(found: FoundCheckpoint, work: Work, workers: int | None) -> Embedded:
+    """Embeds the shards that are not done, up to `workers` at a time: None as many as the cluster has room for.
+
+    Raises DataError: none of the samples can be embedded; UsageError: another call writes other files there;
+    CheckpointError, StorageError; JobFailedError: a task died again and again.
+    """
+    records = dict(work.done)
+    missing = [shard for shard in work.shards if shard.uri not in records]
+    for record in _embedded(found, missing, work, workers) if missing else ():
         records[record.shard] = record
-    done = [records[shard.uri] for shard in shards]
+    done = [records[shard.uri] for shard in work.shards]
     rows, skipped = sum(record.rows for record in done), Counter[str]()
     for record in done:
         skipped.update(record.skipped)
     if not rows:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(skipped.items())) or "the tars hold none"
-        raise DataError(f"not one sample of {len(shards)} shards can be embedded as {settings.side}: {causes}.")
+        raise DataError(f"not one sample of {len(done)} shards can be embedded as {work.settings.side}: {causes}.")
     embedded = Embedded(
         FORMAT,
         found.uri,
         found.manifest.step,
-        settings,
+        work.settings,
         rows,
         dict(sorted(skipped.items())),
         [{"shard": one.shard, "file": _file_name(one.shard), "rows": one.rows, "skipped": one.skipped} for one in done],
     )
-    storage.write(join(out, "_manifest.json"), json.dumps(asdict(embedded), indent=2).encode())
+    found.storage.write(join(work.out, "_manifest.json"), json.dumps(asdict(embedded), indent=2).encode())
     return embedded
 
 
@@ -153,9 +170,7 @@ def _check_settings(uri: str, record: Record, settings: Settings) -> None:
         )
 
 
-def _embedded(
-    found: FoundCheckpoint, shards: list[ObjectInfo], out: str, settings: Settings, workers: int | None
-) -> Iterator[Record]:
+def _embedded(found: FoundCheckpoint, shards: list[ObjectInfo], work: Work, workers: int | None) -> Iterator[Record]:
     """Embeds shards in Ray tasks; yields what each wrote, in any order."""
     from orchestrator.ray_cluster import start_ray
 
@@ -172,7 +187,7 @@ def _embedded(
         while True:
             room = (workers or _TASKS_AT_A_TIME) - len(waiting)
             waiting += [
-                task.remote(found.spec, found.run, found.uri, found.storage, shard, out, settings)
+                task.remote(found.spec, found.run, found.uri, found.storage, shard, work.out, work.settings)
                 for shard in islice(left, room)
             ]
             if not waiting:
@@ -183,8 +198,8 @@ def _embedded(
             except RayError as error:
                 _cancel(waiting)
                 raise JobFailedError(
-                    f"embedding failed: {str(error).strip().splitlines()[-1]}. What is done is kept in {out}: call "
-                    "again to go on"
+                    f"embedding failed: {str(error).strip().splitlines()[-1]}. What is done is kept in {work.out}: "
+                    "call again to go on"
                 ) from error
             for answer in answers:
                 if isinstance(answer, TandemError):

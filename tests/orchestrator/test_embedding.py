@@ -12,7 +12,7 @@ import pytest
 from jobspecs.errors import DataError, UsageError
 from jobspecs.load import loads
 from orchestrator.cli import app
-from orchestrator.embedding import embed_with_ray, settings_of
+from orchestrator.embedding import embed_with_ray, find_work, settings_of
 from orchestrator.find_checkpoint import find_checkpoint
 from tests.workers.checkpoints import write_untrained_run
 from tests.workers.tiny_job import SPEC, broken, scans, write_shards
@@ -62,7 +62,7 @@ def test_shards_are_embedded_once_and_by_one_model(
     times = [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
     (tmp_path / "out" / "_manifest.json").unlink()
-    embed_with_ray(found, urls, out, settings, workers=None)
+    embed_with_ray(found, find_work(found.storage, urls, out, settings), workers=None)
     assert json.loads((tmp_path / "out" / "_manifest.json").read_text()) == manifest
     assert [file.read_bytes() for file in files] == contents
     assert [file.stat().st_mtime_ns for file in files][::2] == times[::2]
@@ -70,17 +70,18 @@ def test_shards_are_embedded_once_and_by_one_model(
     other = find_checkpoint(written_run(tmp_path / "other", 1))
     theirs = settings_of(other, "image", "float32", ("label",))
     with pytest.raises(UsageError, match=r"another model or other settings \(model \w+ -> \w+\).* Name another --out"):
-        embed_with_ray(other, urls, out, theirs, workers=None)
+        find_work(found.storage, urls, out, theirs)
     with pytest.raises(UsageError, match=r"\(dtype float32 -> float16\)"):
-        embed_with_ray(found, urls, out, replace(settings, dtype="float16"), workers=None)
+        find_work(found.storage, urls, out, replace(settings, dtype="float16"))
     files[0].unlink()  # a shard that has no file yet would stand beside those of another model
     with pytest.raises(UsageError, match="another model"):
-        embed_with_ray(other, [f"{tmp_path}/data/00000.tar"], out, theirs, workers=None)
+        find_work(found.storage, [f"{tmp_path}/data/00000.tar"], out, theirs)
     shard = tmp_path / "data" / "00001.tar"
     shard.write_bytes(shard.read_bytes() + bytes(512))
     with pytest.raises(UsageError, match=r"00001.tar as it was before it was written again\. Delete the file"):
-        embed_with_ray(found, urls, out, settings, workers=None)
+        find_work(found.storage, urls, out, settings)
 
     write_shards(tmp_path / "bad", [broken(scans()[0])], shards=1)
+    work = find_work(found.storage, [f"{tmp_path}/bad/*.tar"], f"file://{tmp_path}/none", settings)
     with pytest.raises(DataError, match="not one sample of 1 shards can be embedded as image: undecodable 1"):
-        embed_with_ray(found, [f"{tmp_path}/bad/*.tar"], f"file://{tmp_path}/none", settings, workers=None)
+        embed_with_ray(found, work, workers=None)

@@ -91,7 +91,7 @@ def _text_tower(source: Source, tower: PlainTower, folder: Path) -> None:
     if len(set(lengths.values())) > 1:  # the library knows these from version 6 on
         settings |= {f"{side}_length": length for side, length in lengths.items()}
     _json(folder / "sentence_bert_config.json", settings)
-    width = int(tower.network.config.hidden_size)
+    width = tower.projection[0].weight.shape[1] if tower.projection else source.spec.model.embedding_dim
     pooling = {
         "word_embedding_dimension": width,
         f"pooling_mode_{_POOLINGS[tower.pooling]}": True,

@@ -5,12 +5,13 @@ n rows, w width of the network, d of the embedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from jobspecs.errors import UsageError
 from workers.models.image_tower import ImageTower
 from workers.models.text_tower import TextTower
 from workers.models.tower import Tower
@@ -51,7 +52,7 @@ class PlainTower:
 
     @classmethod
     def of(cls, name: str, sides: tuple[str, ...], tower: Tower) -> PlainTower:
-        """Of a tower as training has it."""
+        """Of a tower as training has it. Raises UsageError."""
         return cls(
             name=name,
             sides=sides,
@@ -60,7 +61,7 @@ class PlainTower:
             prefix=tower.prefix if isinstance(tower, ImageTower) else 0,
             interpolates=isinstance(tower, ImageTower) and tower.interpolates,
             reads_padding=isinstance(tower, TextTower) and tower.reads_padding,
-            projection=_layers(tower.projection),
+            projection=_layers(tower.projection, name),
         )
 
     @property
@@ -84,11 +85,6 @@ class PlainTower:
                 named[f"{number}.bias"] = layer.bias
         return named
 
-    @property
-    def width(self) -> int:
-        """d, of the embedding, where there is a projection, else w."""
-        return len(self.projection[-1].weight) if self.projection else int(self.network.config.hidden_size)
-
     def save_network(self, folder: Path) -> None:
         """Writes the network as `<class>.from_pretrained(folder)` reads it."""
         self.network.save_pretrained(folder, state_dict=self.weights)
@@ -100,13 +96,17 @@ class PlainTower:
         return f"{self.class_name}, pooled by {self.pooling}, {projected}"
 
 
-def _layers(projection: nn.Module) -> tuple[Layer, ...]:
+def _layers(projection: nn.Module, name: str) -> tuple[Layer, ...]:
     modules = [module for module in projection.modules() if not isinstance(module, nn.Sequential | nn.Identity)]
     layers: list[Layer] = []
     for module in modules:
-        if isinstance(module, nn.ReLU):
-            layers[-1] = Layer(layers[-1].weight, layers[-1].bias, relu=True)
-        else:
-            assert isinstance(module, nn.Linear), f"a projection of {type(module).__name__}"
+        if isinstance(module, nn.Linear):
             layers.append(Layer(module.weight.detach(), None if module.bias is None else module.bias.detach(), False))
+        elif isinstance(module, nn.ReLU) and layers:
+            layers[-1] = replace(layers[-1], relu=True)
+        else:
+            raise UsageError(
+                f"model.{name}: the projection of this checkpoint, {type(projection).__name__}, is not made of linear "
+                "layers, and no format of an export holds it. Train with `projection: linear` to export the model"
+            )
     return tuple(layers)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
+from torch import nn
 
 from jobspecs.errors import UsageError
 from jobspecs.job import JobSpec
@@ -29,6 +31,7 @@ from workers.data.make_tokenizer import train_bpe
 from workers.data.tokenize import Tokenizer, byte_tokenizer
 from workers.evaluate.encode import Encoder
 from workers.export.source import Source
+from workers.export.towers import PlainTower
 from workers.export.write import check_folder, export
 from workers.models.build import build
 from workers.run import RunDirectory
@@ -191,6 +194,15 @@ def test_the_libraries_embed_as_evaluations_do(world: World, model: str, format_
         assert cosine[SCANS:].min() > 0.9, cosine
 
 
+def test_the_scale_and_bias_of_similarities_are_those_of_the_loss(world: World) -> None:
+    for name in ("clip", "siglip"):
+        source = world.sources[name]
+        weights = load_file(world.exported(name, "transformers") / "model.safetensors")
+        assert weights["logit_scale"].item() == pytest.approx(source.log_scale)
+        if name == "siglip":
+            assert weights["logit_bias"].item() == pytest.approx(source.bias) != 0
+
+
 def test_the_card_tells_what_the_model_is_made_of(world: World) -> None:
     card = (world.exported("text", "sentence-transformers") / "README.md").read_text()
     source = world.sources["text"]
@@ -227,6 +239,13 @@ def test_what_sentence_transformers_can_t_hold_is_refused(
         export(source, "sentence-transformers", tmp_path / "out")
     assert "--format transformers or safetensors" in str(raised.value)
     assert list(tmp_path.iterdir()) == [], "an export that fails leaves nothing"
+
+
+def test_a_projection_that_is_not_linear_is_refused() -> None:
+    tower = build(SPECS["clip"].model, SPECS["clip"].data, SPECS["clip"].objective, 0, {"text": byte_tokenizer()})
+    tower.tower("text").projection = nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    with pytest.raises(UsageError, match=r"model\.text: the projection .* is not made of linear layers"):
+        PlainTower.of("text", ("text",), tower.tower("text"))
 
 
 def test_only_an_empty_folder_is_written_to(tmp_path: Path) -> None:
