@@ -64,7 +64,7 @@ def _inputs(source: Source) -> str:
         lines.append(
             "- Images: `pixels(file)` of `pixels.py` gives the picture that the model was trained on (upright, on "
             f"white, the largest centred square, {image.size}×{image.size}). An image processor alone scales by "
-            "another filter: pixels of photos then differ by 40 to 50 dB (PSNR), those of RGB images of that size not "
+            "another filter: pixels of photos then differ by 32 to 50 dB (PSNR), those of RGB images of that size not "
             "at all."
         )
     for side, text in source.spec.data.texts.items():
@@ -73,18 +73,27 @@ def _inputs(source: Source) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(scores: tuple[dict[str, Any], ...]) -> str:
-    if not scores:
+def _scores(results: tuple[dict[str, Any], ...]) -> str:
+    """A row for each result, as the run keeps it; those of older versions have less in them."""
+    if not results:
         return "This checkpoint was not evaluated."
-    rows = []
-    for result in scores:
-        values = ", ".join(f"{name} {value:.4f}" for name, value in (result.get("scores") or {}).items())
-        chance = result.get("chance")
+    rows = [("evaluation", "kind", "scores, the main one first", "chance", "samples", "data"), ("---",) * 6]
+    for result in results:
+        main = result.get("main")
+        scores = sorted(result.get("scores", {}).items(), key=lambda item: item[0] != main)
+        interval = result.get("interval")
+        within = f" ({interval[0]:.4f}…{interval[1]:.4f})" if interval else ""
         rows.append(
-            f"| {result.get('evaluation', '')} | {result.get('kind', '')} | {values} | {result.get('samples', '')} | "
-            f"{chance if chance is None else format(chance, '.4f')} |"
+            (
+                str(result.get("evaluation", "")),
+                str(result.get("kind", "")),
+                ", ".join(f"{name} {value:.4f}{within if name == main else ''}" for name, value in scores),
+                f"{result['chance']:.4f}" if "chance" in result else "",
+                str(result.get("samples", "")),
+                f"`{result['data_fingerprint'][:16]}`" if "data_fingerprint" in result else "",
+            )
         )
-    return "\n".join(["| evaluation | kind | scores | samples | chance |", "|---|---|---|---|---|", *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _tokenizers(source: Source) -> str:

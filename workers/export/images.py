@@ -3,7 +3,7 @@
 An image processor of transformers scales the shorter side by Pillow's bicubic filter and takes the centred square of
 that; ours takes the square first, and scales it by OpenCV's cubic filter behind a slight blur, JPEGs at a fraction of
 their size where they are much larger. Of an image that has the model's size already the pixels are equal. Of photos
-they differ by 40 to 50 dB (workers/data/resize.py, decode.py), which models of few pixels feel: of ones with random
+they differ by 32 to 50 dB (workers/data/resize.py, decode.py), which models of few pixels feel: of ones with random
 weights at 32² the cosine was 0.979 to 0.9999. So an export also has `pixels.py`, ours in one file.
 """
 

@@ -141,8 +141,9 @@ def _source(folder: Path, name: str) -> tuple[Source, dict[str, np.ndarray]]:
     """A checkpoint, and what evaluations make of it."""
     spec, run = SPECS[name], RunDirectory(absolute(str(folder / "runs" / name)))
     write_untrained_run(spec, run, _tokenizers(spec))
-    scores = ({"evaluation": "held-out", "kind": "zero_shot", "scores": {"acc@1": 0.5}, "samples": 30, "chance": 0.1},)
-    source = Source.of_checkpoint(spec, run, run.checkpoint(7), Storage(), scores)
+    result = {"evaluation": "held-out", "kind": "zero_shot", "main": "acc@1", "scores": {"acc@5": 0.9, "acc@1": 0.5}}
+    result |= {"samples": 30, "chance": 0.1, "interval": [0.4, 0.6], "data_fingerprint": "0123456789abcdef0123"}
+    source = Source.of_checkpoint(spec, run, run.checkpoint(7), Storage(), (result,))
     encoder = Encoder.of_checkpoint(spec, run, run.checkpoint(7))
     expected = {side: encoder.texts(TEXTS, 2, side) for side in spec.data.texts}
     if spec.data.image is not None:
@@ -212,8 +213,8 @@ def test_the_card_tells_what_the_model_is_made_of(world: World) -> None:
         source.manifest.spec_hash,
         source.manifest.index_fingerprint,
         source.tokenizers["query"].fingerprint(),
-        "| held-out | zero_shot | acc@1 0.5000 | 30 | 0.1000 |",
-        'architecture: "bert"',
+        "| held-out | zero_shot | acc@1 0.5000 (0.4000…0.6000), acc@5 0.9000 | 0.1000 | 30 | `0123456789abcdef` |",
+        '"architecture": "bert"',
         "up to 16 tokens, `query: ` before each",
     ):
         assert expected in card
