@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from jobspecs.errors import DataError, UsageError
+from jobspecs.errors import ChangedError, DataError, JobFailedError, UsageError
 from jobspecs.load import loads
 from orchestrator.cli import app
 from orchestrator.embedding import embed_with_ray, find_work, settings_of
@@ -67,6 +67,11 @@ def test_shards_are_embedded_once_and_by_one_model(
     assert [file.read_bytes() for file in files] == contents
     assert [file.stat().st_mtime_ns for file in files][::2] == times[::2]
 
+    # Another call was there first: what it wrote is held against what this one would write.
+    embed_with_ray(found, replace(find_work(found.storage, urls, out, settings), done={}), workers=None)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text()) == manifest
+    assert [file.stat().st_mtime_ns for file in files][::2] == times[::2]
+
     other = find_checkpoint(written_run(tmp_path / "other", 1))
     theirs = settings_of(other, "image", "float32", ("label",))
     with pytest.raises(UsageError, match=r"another model or other settings \(model \w+ -> \w+\).* Name another --out"):
@@ -77,11 +82,20 @@ def test_shards_are_embedded_once_and_by_one_model(
     with pytest.raises(UsageError, match="another model"):
         find_work(found.storage, [f"{tmp_path}/data/00000.tar"], out, theirs)
     shard = tmp_path / "data" / "00001.tar"
+    work = find_work(found.storage, [str(shard)], f"file://{tmp_path}/none", settings)
     shard.write_bytes(shard.read_bytes() + bytes(512))
     with pytest.raises(UsageError, match=r"00001.tar as it was before it was written again\. Delete the file"):
         find_work(found.storage, urls, out, settings)
+
+    with pytest.raises(ChangedError, match=r"00001\.tar"):
+        embed_with_ray(found, work, workers=None)
 
     write_shards(tmp_path / "bad", [broken(scans()[0])], shards=1)
     work = find_work(found.storage, [f"{tmp_path}/bad/*.tar"], f"file://{tmp_path}/none", settings)
     with pytest.raises(DataError, match="not one sample of 1 shards can be embedded as image: undecodable 1"):
         embed_with_ray(found, work, workers=None)
+    broken_task = replace(work, settings=replace(settings, side="nonsense"))
+    with pytest.raises(
+        JobFailedError, match=r"embedding failed: .*nonsense.* What is done is kept in .*/none: call again"
+    ):
+        embed_with_ray(found, broken_task, workers=None)

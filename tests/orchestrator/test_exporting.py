@@ -26,6 +26,7 @@ def test_a_run_is_exported_by_name_with_its_scores_into_a_folder_of_its_own(tmp_
     answer = tandem(*call)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith(f"{out}: safetensors")
+    assert answer.stderr == ""
     card = (out / "README.md").read_text()
     assert "acc@1 0.7000" in card
     assert "acc@1 0.3000" not in card

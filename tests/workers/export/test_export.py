@@ -27,11 +27,12 @@ from tests.workers.checkpoints import write_untrained_run
 from tests.workers.data.pictures import encoded, photo
 from tests.workers.tiny_job import SPEC, scans
 from workers.data.demo_tar import Sample, pack_shard
-from workers.data.make_tokenizer import train_bpe
+from workers.data.make_tokenizer import pretrained, train_bpe
 from workers.data.tokenize import Tokenizer, byte_tokenizer
 from workers.evaluate.encode import Encoder
 from workers.export.source import Source
 from workers.export.towers import PlainTower
+from workers.export.two_towers import two_tower_model
 from workers.export.write import check_folder, export
 from workers.models.build import build
 from workers.run import RunDirectory
@@ -240,6 +241,16 @@ def test_what_sentence_transformers_can_t_hold_is_refused(
         export(source, "sentence-transformers", tmp_path / "out")
     assert "--format transformers or safetensors" in str(raised.value)
     assert list(tmp_path.iterdir()) == [], "an export that fails leaves nothing"
+
+
+def test_a_text_whose_end_transformers_would_look_for_elsewhere_is_no_clip_model(tmp_path: Path) -> None:
+    tokenizer = pretrained(str(pretrained_folders.bert_like(tmp_path)), None)
+    assert tokenizer.end == 2
+    spec = loads(CLIP)
+    for ends, whole in ((tokenizer, False), (byte_tokenizer(), True)):
+        model = build(spec.model, spec.data, spec.objective, 0, {"text": ends}).eval()
+        source = Source(spec, "file:///checkpoint", Manifest(7, "", "", 0, 1, 1, {}), model, {"text": ends}, ())
+        assert (two_tower_model(source) is not None) == whole
 
 
 def test_a_projection_that_is_not_linear_is_refused() -> None:
