@@ -21,6 +21,7 @@ import typer
 from jobspecs.errors import TandemError
 
 if TYPE_CHECKING:
+    from jobspecs.storage import S3
     from orchestrator.interrupt import Interrupt
     from orchestrator.ledger import Ledger
 
@@ -37,6 +38,21 @@ app = typer.Typer(
 )
 
 
+class VectorType(StrEnum):
+    """How a number of an embedding is stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class Format(StrEnum):
+    """Whose layout an export has."""
+
+    TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    SAFETENSORS = "safetensors"
+
+
 class Output(StrEnum):
     """How a command answers."""
 
@@ -50,6 +66,14 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of clu
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100.")
 ]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A run (its newest checkpoint) by directory, URI or name below --root; or the folder of a checkpoint.",
+        show_default=False,
+    ),
+]
+Root = Annotated[str, typer.Option(help="Where runs are looked for by name, as storage.root.")]
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
 ]
@@ -198,6 +222,71 @@ def index(
 
 
 @app.command()
+def export(
+    model: Model,
+    directory: Annotated[Path, typer.Argument(help="A new or empty local folder.", show_default=False)],
+    format_: Annotated[Format, typer.Option("--format", help="Which library shall load it.")] = Format.TRANSFORMERS,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+) -> None:
+    """Write a model for other libraries, which load it without Tandem.
+
+    transformers: one CLIPModel or SiglipModel where the towers are theirs, else each tower by itself and the few
+    lines of Python that pool and project. sentence-transformers: text towers, or CLIP's or SigLIP's two. safetensors:
+    all weights in one file by name, a config.json, and tokenizers. Each with tokenizer, image preparation, and a
+    README.md: Python that embeds, the spec, what the data were, and the scores.
+    """
+    with _told(WRONG):
+        from orchestrator.exporting import export_model
+        from orchestrator.find_checkpoint import find_checkpoint
+
+        export_model(find_checkpoint(model, _given_s3(endpoint), root), format_.value, directory)
+    print(f"{directory}: {format_.value}; README.md says how to use it")
+
+
+@app.command()
+def embed(
+    model: Model,
+    urls: Annotated[
+        list[str], typer.Argument(help="Tars, as in data.sources: braces count, * lists.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option(help="Folder or URI that the Parquet files go to.", show_default=False)],
+    side: Annotated[
+        str | None, typer.Option(help="image, text, query or document. By default image, or else document.")
+    ] = None,
+    field: Annotated[
+        list[str], typer.Option("--field", metavar="FIELD", help="A field of the samples' JSON to go with the vectors.")
+    ] = [],  # noqa: B006 - typer reads it
+    dtype: Annotated[VectorType, typer.Option(help="How vectors are stored.")] = VectorType.FLOAT32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Shards at a time, at most.")] = None,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Embed tars into Parquet files, one a shard, ready for a vector store.
+
+    Columns: key, shard, row, vector (L2-normalised), and the fields. Runs as Ray tasks; called again, it goes on
+    with the shards that are not done. Samples that can't be decoded are left out, and counted by cause.
+    _manifest.json, written last, says what the files are.
+    """
+    with _told(WRONG):
+        from orchestrator.embedding import embed_with_ray, find_work, settings_of
+        from orchestrator.find_checkpoint import find_checkpoint
+        from workers.storage import absolute
+
+        found = find_checkpoint(model, _given_s3(endpoint), root)
+        settings = settings_of(found, side, dtype.value, tuple(field))
+        work = find_work(found.storage, urls, absolute(out), settings)
+    with _told(FAILED):
+        embedded = embed_with_ray(found, work, workers)
+    if output is Output.JSON:
+        print(json.dumps(asdict(embedded), indent=2))
+    else:
+        skipped = "".join(f", {count:,} {cause}" for cause, count in embedded.skipped.items())
+        print(f"{out}: {embedded.rows:,} {settings.side} embeddings of {len(embedded.shards):,} shards{skipped}")
+
+
+@app.command()
 def data(
     kind: Annotated[str, typer.Argument(help="digits, glyphs or stdlib.", show_default=False)],
     directory: Annotated[Path, typer.Argument(help="Where the tars go.", show_default=False)],
@@ -227,6 +316,13 @@ def _section(kind: Callable[..., T], **fields: object) -> T:
     except ValidationError as error:
         faults = (f"--{fault['loc'][0]}: {fault['msg']}, given: {fault['input']!r}" for fault in error.errors())
         raise UsageError("\n".join(faults)) from error
+
+
+def _given_s3(endpoint: str | None) -> S3 | None:
+    """How S3 is reached, where the user says it."""
+    from jobspecs.storage import S3
+
+    return None if endpoint is None else _section(S3, endpoint=endpoint)
 
 
 def _ledger(run: str, endpoint: str | None) -> Ledger:

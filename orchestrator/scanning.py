@@ -46,7 +46,7 @@ def scan_with_ray(storage: Storage, cluster: Cluster) -> Scanner:
         task = ray.remote(num_cpus=1)(_scan).options(name=f"tandem:index:{source.name}")
         parts = _parts(shards)
         waiting: list[Any] = []
-        with _progress(f"reading {len(shards):,} shards of {source.name}", len(shards)) as advance:
+        with progress(f"reading {len(shards):,} shards of {source.name}", len(shards)) as advance:
             while True:
                 room = _TASKS_AT_A_TIME - len(waiting)
                 waiting += [task.remote(storage, source, part) for part in islice(parts, room)]
@@ -89,7 +89,7 @@ def counted(shards: list[ObjectInfo], folders: Folders) -> Iterator[Found]:
 
     with (
         ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool,
-        _progress(f"counting the samples of {len(shards):,} shards", len(shards)) as advance,
+        progress(f"counting the samples of {len(shards):,} shards", len(shards)) as advance,
     ):
         for shard, answer in zip(shards, pool.map(count, shards), strict=True):
             advance(1)
@@ -109,7 +109,7 @@ def _parts(shards: list[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal, or a line now and then where there is none (a job's log); nothing for a few seconds,
     after which most are done."""
     from rich.console import Console

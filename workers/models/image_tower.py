@@ -23,7 +23,7 @@ class ImageTower(Tower):
         super().__init__(network)
         self.mean, self.std = tuple(image.mean), tuple(image.std)
         self.pooling, self.prefix = "own", 0
-        self._options = {"interpolate_pos_encoding": True} if interpolate else {}
+        self.interpolates = interpolate
 
     def pool_as(self, other: Tower) -> None:
         """Pools as another tower of this kind."""
@@ -39,7 +39,8 @@ class ImageTower(Tower):
         wanted = next(self.network.parameters()).dtype
         scaled = scaled.to(torch.promote_types(wanted, torch.float32))
         mean, std = (scaled.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return self.network(pixel_values=((scaled - mean) / std).to(wanted), **self._options)
+        options = {"interpolate_pos_encoding": True} if self.interpolates else {}
+        return self.network(pixel_values=((scaled - mean) / std).to(wanted), **options)
 
     def pooled(self, inputs: Inputs) -> Tensor:
         """(n, w)."""
