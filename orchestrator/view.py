@@ -79,7 +79,8 @@ class View:
             self.console.print(table)
         for result in failed:
             self.console.print(
-                f"evaluation {result['evaluation']} failed: {result['failed']}\nThe same command tries it again.",
+                f"evaluation {result['evaluation']} of step {result['step']} failed: {result['failed']}\n"
+                "The same command tries it again.",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
