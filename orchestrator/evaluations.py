@@ -99,7 +99,7 @@ class Evaluations:
         self._failed_looks = 0
         self._error: BaseException | None = None
         self._done = threading.Event()
-        self._looking = Repeating("evaluations", POLL_SECONDS, self._look)
+        self._looking = Repeating("evaluations", POLL_SECONDS, self.look)
         self.scored = 0
         """Results that have come: with each, other checkpoints may be the best."""
 
@@ -175,7 +175,8 @@ class Evaluations:
 
     # --- in the thread ---
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
+        """One look. Returns whether there shall be no more."""
         try:
             self._look_once()
             self._failed_looks = 0

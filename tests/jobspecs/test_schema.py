@@ -84,6 +84,7 @@ OPTIONAL = re.compile(
     r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
     r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
+    r"|stop|evaluations\.\d\.(every_checkpoints|best_only|resources)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
 
