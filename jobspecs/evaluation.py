@@ -17,7 +17,7 @@ from jobspecs.schedule import Schedule
 from jobspecs.scores import score_names
 
 
-class _Evaluation(Schedule):
+class _Scored(Section):
     name: Name
     """Names its result; unique in the job."""
     data: EvaluationData
@@ -28,6 +28,10 @@ class _Evaluation(Schedule):
     """Which of its scores is the main one, by which checkpoints are compared. None leaves it to the kind."""
     seed: NonNegativeInt = 0
     """Keys what it draws: the resamples of the confidence interval, and the pairs that `health` looks at."""
+
+
+class _Evaluation(Schedule, _Scored):
+    """What all kinds have, what they score before when."""
 
 
 def _have_a_place(templates: list[str] | None) -> list[str] | None:

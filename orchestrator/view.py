@@ -12,6 +12,7 @@ from rich.table import Table
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import Plan
+from orchestrator.results import HEADINGS, Result, rows
 
 PROGRESS_SECONDS = 5.0
 
@@ -86,6 +87,18 @@ class View:
                 soft_wrap=True,
             )
         self.console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
+
+
+def results_table(results: list[Result]) -> Table:
+    """The results of a run: a row for each."""
+    table = Table(title="results", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in HEADINGS:
+        is_words = heading in ("evaluation", "score", "all scores")
+        # On a narrow terminal the list of all scores is broken first, then the name that the user gave.
+        table.add_column(heading, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words)
+    for row in rows(results):
+        table.add_row(*row)
+    return table
 
 
 def plan_table(plan: Plan) -> Table:

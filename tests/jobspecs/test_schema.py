@@ -160,6 +160,7 @@ def test_an_unknown_key_is_found_in_each_section(wrong: Wrong, full: dict[str, A
 
 REQUIRED = {
     "KeepBest": {"evaluation"},
+    "EarlyStop": {"evaluation", "patience"},
     "JobSpec": {"apiVersion", "name", "objective", "data", "model", "training"},
     "ImageText": {"kind"},
     "TwoView": {"kind"},
@@ -214,6 +215,7 @@ RULED = {
     "objective.loss",
     "model.query",
     "model.document",
+    "evaluations.0.every_checkpoints",
 }
 """Fields without which another one is at fault, which rules of their own say."""
 
