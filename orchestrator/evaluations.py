@@ -191,6 +191,7 @@ class Evaluations:
         return self._error is not None or self._closed
 
     def _look_once(self) -> None:
+        last = self._progress.last  # before the listing, which has its checkpoint then
         committed = committed_steps(self._job.storage, self._job.run)
         with self._lock:
             if self._closed:
@@ -209,7 +210,7 @@ class Evaluations:
         with self._lock:
             if not self._held and not self._closed:
                 self._begin()
-            last, scored, busy = self._progress.last, self.scored, bool(self._flights)
+            scored, busy = self.scored, bool(self._flights)
         if last is None:
             return
         if scored != self._retained:
