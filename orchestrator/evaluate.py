@@ -39,6 +39,7 @@ class Ended:
     score: MainScore | None = None
     fault: Fault | None = None
     seconds: float = 0.0
+    """Of the first of a task with those that loading the model took."""
 
 
 def evaluate(spec: JobSpec, run: RunDirectory, step: int, evaluations: Sequence[Evaluation]) -> Iterator[Began | Ended]:
@@ -55,7 +56,7 @@ def evaluate(spec: JobSpec, run: RunDirectory, step: int, evaluations: Sequence[
         except Exception as error:
             yield Ended(evaluation.name, fault=fault_of(error), seconds=time.monotonic() - began)
         else:
-            yield Ended(evaluation.name, main_score_of(result), seconds=result.seconds)
+            yield Ended(evaluation.name, main_score_of(result), seconds=time.monotonic() - began)
 
 
 def encoder_of(spec: JobSpec, run: RunDirectory, checkpoint: str) -> Encoder:
