@@ -87,7 +87,7 @@ def score(evaluation: Evaluation, encoder: Encoder, step: int, checkpoint: str) 
 def main_score_of(result: Result) -> MainScore:
     """The main score of a result."""
     scores = result.result
-    return MainScore(scores.main, scores.scores[scores.main], getattr(scores, "higher_is_better", True))
+    return MainScore(scores.main, scores.scores[scores.main], scores.higher_is_better)
 
 
 def fault_of(error: Exception) -> Fault:
