@@ -216,8 +216,13 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
     def three() -> bool:
         return sum(event["event"] == "evaluation_finished" for event in ledger.events()) >= 3
 
-    thread = threading.Thread(target=lambda: (wait_for(three, "three results", 300), interrupt.request()), daemon=True)
-    thread.start()
+    def interrupt_after_three() -> None:
+        try:
+            wait_for(three, "three results", 900)
+        finally:
+            interrupt.request()
+
+    threading.Thread(target=interrupt_after_three, daemon=True).start()
     status = drive(spec, interrupt)
     assert (status.state, status.attempt) == ("interrupted", 1)
 
@@ -225,6 +230,7 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
     steps = [record["time"] for record in ledger.metrics()]
     kinds = ("evaluation_started", "evaluation_finished")
     begins, ends = ({event["step"]: event["time"] for event in events if event["event"] == kind} for kind in kinds)
+    assert len(ends) >= 3
     for step in sorted(ends)[:3]:
         made = sum(begins[step] < time < ends[step] for time in steps)
         assert made >= 2, f"{made} steps while step {step} was scored"
