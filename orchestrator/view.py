@@ -90,14 +90,18 @@ class View:
 
 
 def results_table(results: list[Result]) -> Table:
-    """The results of a run: a row for each."""
+    """The results of a run: a row for each, and one for each other score of it."""
     table = Table(title="results", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in HEADINGS:
-        is_words = heading in ("evaluation", "score", "all scores")
-        # On a narrow terminal the list of all scores is broken first, then the name that the user gave.
-        table.add_column(heading, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words)
+    for heading in HEADINGS[:-1]:
+        is_words = heading in ("evaluation", "score")
+        # On a narrow terminal only the name that the user gave is broken in two.
+        table.add_column(
+            heading, justify="left" if is_words else "right", overflow="fold", no_wrap=heading != "evaluation"
+        )
     for row in rows(results):
-        table.add_row(*row)
+        table.add_row(*row[:-1])
+        for score in filter(None, row[-1].split(", ")):
+            table.add_row("", "", *score.rsplit(" ", 1))
     return table
 
 

@@ -47,5 +47,6 @@ def test_as_a_table() -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(results_table(RESULTS))
     lines = console.export_text().splitlines()
+    assert any(line.split() == ["acc@5", "1.0000"] for line in lines)
     assert any(line.split() == ["200", "pairs", "mean_R@1", "0.2500", "0.0100", "360"] for line in lines)
     assert failures(RESULTS) == [FAILED]
