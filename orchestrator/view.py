@@ -91,12 +91,16 @@ class View:
 
 def results_table(results: list[Result]) -> Table:
     """The results of a run: a row for each, and one for each other score of it."""
-    table = Table(title="results", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="results", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS[:-1]:
         is_words = heading in ("evaluation", "score")
-        # On a narrow terminal only the name that the user gave is broken in two.
+        # On a narrow terminal the names are broken in two, no number is.
         table.add_column(
-            heading, justify="left" if is_words else "right", overflow="fold", no_wrap=heading != "evaluation"
+            heading,
+            justify="left" if is_words else "right",
+            overflow="fold",
+            no_wrap=not is_words,
+            min_width=12 if is_words else None,
         )
     for row in rows(results):
         table.add_row(*row[:-1])
