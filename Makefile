@@ -7,13 +7,14 @@
 # make bench-step   the training step against a bare loop, about 5 minutes; on a GPU ViT-B/32 against open_clip too
 # make bench-search   exact search against FAISS, about 15 minutes
 # make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 10 minutes
+# make bench-evaluations   training alone and beside evaluations, about 12 minutes
 # make chaos   jobs that are disturbed in every way; SEED=7 replays one sequence
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery chaos clean
+.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations chaos clean
 
 setup: $(VENV)/.ready
 
@@ -64,6 +65,9 @@ bench-search: setup build/benchmarks/peers_search/.ready
 
 bench-recovery: setup
 	$(BIN)/python -m tests.benchmarks.recovery
+
+bench-evaluations: setup
+	$(BIN)/python -m tests.benchmarks.evaluations
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(LENGTH),--length $(LENGTH))

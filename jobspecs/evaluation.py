@@ -13,10 +13,11 @@ from pydantic_core import PydanticCustomError
 from jobspecs.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
 from jobspecs.columns import Column, FieldPath, check_json
 from jobspecs.data import Data, EvaluationData
+from jobspecs.schedule import Schedule
 from jobspecs.scores import score_names
 
 
-class _Evaluation(Section):
+class _Scored(Section):
     name: Name
     """Names its result; unique in the job."""
     data: EvaluationData
@@ -27,6 +28,10 @@ class _Evaluation(Section):
     """Which of its scores is the main one, by which checkpoints are compared. None leaves it to the kind."""
     seed: NonNegativeInt = 0
     """Keys what it draws: the resamples of the confidence interval, and the pairs that `health` looks at."""
+
+
+class _Evaluation(Schedule, _Scored):
+    """What all kinds have, what they score before when."""
 
 
 def _have_a_place(templates: list[str] | None) -> list[str] | None:
@@ -202,8 +207,10 @@ class Health(_Evaluation):
 
 
 def evaluation_hash(section: Section) -> str:
-    """sha256 of an evaluation in canonical JSON: a result is one of the section that has its hash."""
-    canonical = json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """sha256 of an evaluation in canonical JSON, but for when and on what it is done: a result is one of the section
+    that has its hash."""
+    scored = section.model_dump(mode="json", exclude=set(Schedule.model_fields))
+    canonical = json.dumps(scored, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

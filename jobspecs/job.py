@@ -22,7 +22,9 @@ from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.model import Model, check_inputs, check_towers
 from jobspecs.objective import Objective, TextInfoNCE
+from jobspecs.references import check_references
 from jobspecs.retry import Retry, check_times
+from jobspecs.schedule import EarlyStop
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
 
@@ -33,6 +35,7 @@ NOT_THE_EXPERIMENT = (
     "checkpoint",
     "retry",
     "evaluations",
+    "stop",
     "storage",
     "data.loader",
     "data.max_bad_fraction",
@@ -83,6 +86,8 @@ class JobSpec(Section):
     """What happens after a failure."""
     evaluations: list[Evaluation] = Field(default=[])
     """How it is scored."""
+    stop: EarlyStop | None = None
+    """Ends training before its last step, where an evaluation finds nothing better any more."""
     storage: StorageSpec = StorageSpec()
     """Where the run is kept."""
     deepspeed: dict[str, JsonValue] = Field(default={})
@@ -106,13 +111,7 @@ class JobSpec(Section):
                     f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
                 )
             check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
-        best = self.checkpoint.keep_best
-        if best is not None and best.evaluation not in names:
-            raise misplaced(
-                "checkpoint.keep_best.evaluation",
-                f"there is no evaluation {best.evaluation!r}",
-                f"Names of evaluations: {', '.join(names) or 'none'}.",
-            )
+        check_references(self.evaluations, self.checkpoint.keep_best, self.stop)
         return self
 
     @model_validator(mode="after")

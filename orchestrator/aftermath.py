@@ -67,7 +67,7 @@ class Aftermath:
 
     def _ended_early(self, attempt: Attempt, ended: Ended) -> retry.Again:
         """After a commit before the last step."""
-        if ended.asked not in (Why.PREEMPTED, Why.GROW):
+        if ended.asked not in (Why.PREEMPTED, Why.GROW, Why.EARLY_STOP):
             # Interrupted; or the request can't be read just now, or was withdrawn: the next look tells.
             return self._unharmed()
         self._journal.event(
@@ -77,7 +77,7 @@ class Aftermath:
             step=ended.step,
             reason=ended.asked,
         )
-        if ended.asked is Why.GROW:
+        if ended.asked is not Why.PREEMPTED:
             return self._unharmed()
         cause = "a node was taken away; it was saved before"
         failure = Failure(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from jobspecs.errors import StorageError
 from orchestrator.aftermath import Aftermath
 from orchestrator.elastic import sizes
+from orchestrator.evaluations import Evaluations
 from orchestrator.halt import Halt
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
@@ -25,17 +26,23 @@ from workers.train.fence import attempts
 class Attempts:
     """Trains a job to its last step."""
 
-    def __init__(self, job: Prepared, journal: Journal, interrupt: Interrupt, lease: Lease) -> None:
+    def __init__(
+        self, job: Prepared, journal: Journal, interrupt: Interrupt, lease: Lease, evaluations: Evaluations
+    ) -> None:
+        """evaluations: they give way while an attempt starts, and may end training early."""
         self._job = job
+        self._evaluations = evaluations
         self._journal = journal
         self._halt = Halt(job, journal, interrupt, lease)
         self._resume = Resume(job, journal)
-        self._workforce = Workforce(sizes(job.fixed.layout.lanes, job.spec.cluster), job.spec.cluster, journal)
-        self._launcher = Launcher(job, journal, interrupt, lease, self._workforce)
-        self._aftermath = Aftermath(job, journal, self._halt, self._resume, self._workforce.sizes)
+        possible = sizes(job.fixed.layout.lanes, job.spec.cluster)
+        self._workforce = Workforce(possible, job.spec.cluster, journal, evaluations)
+        self._launcher = Launcher(job, journal, interrupt, lease, self._workforce, evaluations)
+        self._aftermath = Aftermath(job, journal, self._halt, self._resume, possible)
 
     def run(self) -> bool:
-        """Runs attempts. Returns False when the job was interrupted before the last step.
+        """Runs attempts, to the last step or to where it gets no better. Returns False when the job was interrupted
+        before.
 
         Raises JobFailedError; TakenOverError: another driver has begun a later attempt.
         """
@@ -48,7 +55,7 @@ class Attempts:
                 if self._halt.asked():
                     return False
                 continue
-            if point.step >= self._job.fixed.total_steps:
+            if point.step >= self._job.fixed.total_steps or (point.step and self._evaluations.stalled()):
                 return True
             if self._halt.asked():
                 return False

@@ -1,5 +1,5 @@
 """What the driver does in the run directory while an attempt runs: shows its steps, writes down its commits, deletes
-checkpoints that are superfluous, and asks it to end where that is wanted.
+checkpoints that are superfluous, lets evaluations in, and asks it to end where that is wanted.
 
 All of it waits for the storage, in a thread of its own: one that accepts and does not answer holds up nothing but this.
 
@@ -17,6 +17,7 @@ from types import TracebackType
 from jobspecs.errors import AlreadyExistsError, StorageError
 from orchestrator import ray_cluster
 from orchestrator.elastic import grown_size
+from orchestrator.evaluations import Evaluations
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.prepare import Prepared
@@ -45,6 +46,7 @@ class Bookkeeping:
         journal: Journal,
         interrupt: Interrupt,
         workforce: Workforce,
+        evaluations: Evaluations,
         nodes: Callable[[], set[str]],
         *,
         attempt: int,
@@ -59,6 +61,8 @@ class Bookkeeping:
         self._journal = journal
         self._interrupt = interrupt
         self._workforce = workforce
+        self._evaluations = evaluations
+        self._scored = evaluations.scored
         self._nodes = nodes
         self._attempt = attempt
         self._start = start
@@ -123,19 +127,27 @@ class Bookkeeping:
         from orchestrator.checkpoints import retain  # torch, which the driver starts without
 
         job = self._job
+        if self._nodes():  # the ranks are up: what they need is theirs
+            self._evaluations.admit()
         self._look_at_requests()
         metrics = self._journal.ledger.last_metrics()
         if metrics and metrics["attempt"] == self._attempt:
             self._journal.view.progress(metrics, job.fixed.total_steps)
-        for step in committed_steps(job.storage, job.run):
-            if step not in self._seen and not self._abandoned.is_set():
+        committed = committed_steps(job.storage, job.run)
+        scored = self._evaluations.scored
+        new = [step for step in committed if step not in self._seen]
+        for step in new:
+            if not self._abandoned.is_set():
                 self._seen.add(step)
                 self._journal.event(
                     "checkpoint_committed", f"checkpoint at step {step}", attempt=self._attempt, step=step
                 )
-                retain(job.storage, job.run, job.spec, self._attempt, in_use={self._start})
-                if step < job.fixed.total_steps:
-                    self._grow()
+        if (new or scored != self._scored) and not self._abandoned.is_set():
+            in_use = {self._start} | self._evaluations.needed(committed)
+            retain(job.storage, job.run, job.spec, self._attempt, in_use=in_use)
+            self._scored = scored
+        if any(step < job.fixed.total_steps for step in new):
+            self._grow()
 
     def _look_at_requests(self) -> None:
         if self._interrupt.requested() and self.asked is not Why.INTERRUPTED:
@@ -143,6 +155,8 @@ class Bookkeeping:
         if self.asked is None and (going := ray_cluster.draining_nodes() & self._nodes()):
             nodes = ", ".join(sorted(node[:8] for node in going))
             self._ask(Why.PREEMPTED, f"node {nodes} is about to be taken away: saving, and going on without it")
+        if self.asked is None and (stalled := self._evaluations.stalled()) is not None:
+            self._ask(Why.EARLY_STOP, f"{stalled}: saving, and ending training early")
 
     def _grow(self) -> None:
         if self.asked is not None or len(self._workforce.sizes) == 1:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jobspecs.checkpoint import Checkpoint
-from jobspecs.errors import NotFoundError, StorageError
-from jobspecs.evaluation import evaluation_hash
+from jobspecs.errors import StorageError
 from jobspecs.job import JobSpec
+from orchestrator.results import main_score_of
 from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import Storage, join
 from workers.train.checkpoint import CheckpointError, Manifest, read_manifest, verify
@@ -70,8 +69,8 @@ def superfluous(
 ) -> list[int]:
     """Those of the committed `steps` that nothing keeps, ascending. Pure.
 
-    scores: main score of the evaluation of `keep_best`, by step; a step without one is not among the best. in_use:
-    steps that are resumed from or being evaluated.
+    scores: of the evaluation of `keep_best`, by step, the larger the better; a step without one is not among the best.
+    in_use: steps that are resumed from, or still to be evaluated.
     """
     ascending = sorted(steps)
     kept = {*ascending[-checkpoint.keep_last :], *in_use}
@@ -146,15 +145,11 @@ def _delete(storage: Storage, uri: str, names: Iterable[str]) -> None:
 
 
 def _scores(storage: Storage, run: RunDirectory, spec: JobSpec, steps: Iterable[int]) -> dict[int, float]:
-    """Main scores of the evaluation of `keep_best`, as its section now stands, of those steps that have one."""
+    """What the evaluation of `keep_best`, as its section now stands, says of those steps that have a result of it: the
+    larger the better."""
     best = spec.checkpoint.keep_best
     if best is None:
         return {}
     section = next(section for section in spec.evaluations if section.name == best.evaluation)
-    scores = {}
-    for step in steps:
-        with contextlib.suppress(NotFoundError):
-            result = json.loads(storage.read(run.evaluation(step, section.name)))
-            if result["spec_hash"] == evaluation_hash(section):
-                scores[step] = float(result["scores"][result["main"]])
-    return scores
+    scores = {step: main_score_of(storage, run, step, section) for step in steps}
+    return {step: score.rank for step, score in scores.items() if score is not None}

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -60,6 +60,15 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class ResultsOutput(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
 Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
 Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
@@ -78,6 +87,7 @@ Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
+ResultsOutputOption = Annotated[ResultsOutput, typer.Option("--output", "-o", help="How to print them.")]
 
 
 def main() -> None:
@@ -180,6 +190,43 @@ def metrics(run: Run, endpoint: Endpoint = None) -> None:
         ledger.status()
         for record in ledger.metrics():
             print(json.dumps(record))
+
+
+@app.command()
+def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = ResultsOutput.TABLE) -> None:
+    """Show the results of a run's evaluations: one table over all checkpoints."""
+    with _told(WRONG):
+        found = _ledger(run, endpoint).status().evaluations
+    _print_results(found, output)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run directory, or <run>/checkpoints/step-…; or its URI.", show_default=False)
+    ],
+    spec: Annotated[Path | None, typer.Option(help="A spec whose evaluations are done, in place of the run's.")] = None,
+    only: Annotated[list[str], typer.Option(metavar="NAME", help="Only the evaluation of that name.")] = [],  # noqa: B006
+    endpoint: Endpoint = None,
+    output: ResultsOutputOption = ResultsOutput.TABLE,
+) -> None:
+    """Score a checkpoint in this process: of a run its newest one.
+
+    Results of the run's own evaluations are kept in the run directory; those of another spec are printed alone.
+    """
+    with _told(WRONG):
+        from jobspecs.storage import S3
+        from orchestrator.evaluate_alone import chosen, evaluate_alone, find
+        from workers.storage import Storage, absolute
+
+        found = find(Storage(_section(S3, endpoint=endpoint)), absolute(checkpoint))
+        evaluations = chosen(found, spec, only)
+    with _told(FAILED):
+        done = evaluate_alone(
+            found, evaluations, keep=spec is None, tell=lambda message: print(message, file=sys.stderr)
+        )
+    _print_results(done, output)
+    sys.exit(FAILED if any("failed" in result for result in done) else DONE)
 
 
 @app.command()
@@ -299,6 +346,26 @@ def data(
         summary = write_demo(kind, directory, seed=seed)
     for split in summary.splits:
         print(f"{split.directory}: {split.samples:,} samples in {split.shards} shard{'s' if split.shards > 1 else ''}")
+
+
+def _print_results(found: list[dict[str, Any]], output: ResultsOutput) -> None:
+    from orchestrator.results import as_csv, as_markdown, failures
+
+    match output:
+        case ResultsOutput.JSON:
+            print(json.dumps(found, indent=2))
+        case ResultsOutput.CSV:
+            print(as_csv(found))
+        case ResultsOutput.MARKDOWN:
+            print(as_markdown(found))
+        case ResultsOutput.TABLE:
+            from rich.console import Console
+
+            from orchestrator.view import results_table
+
+            Console().print(results_table(found))
+            for line in failures(found):
+                print(line)
 
 
 def _with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:

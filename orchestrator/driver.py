@@ -6,23 +6,24 @@ directory does not hold: killed at any point and started again, it goes on from 
 
 from __future__ import annotations
 
-import time
-
 from jobspecs.errors import StorageError, UsageError
 from jobspecs.load import dumps
-from orchestrator import evaluations, tokenizers
+from orchestrator import tokenizers
 from orchestrator.attempts import Attempts
+from orchestrator.evaluations import Evaluations, is_finished
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared
-from orchestrator.ray_cluster import check_resources, start_ray
+from orchestrator.ray_cluster import check_evaluations, check_resources, start_ray
 from orchestrator.stop_request import StopRequest
 from orchestrator.view import View
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
 from workers.storage import Storage
+
+POLL_SECONDS = 0.5
 
 
 class Driver:
@@ -44,11 +45,13 @@ class Driver:
         """
         job = self._job
         if self._is_finished():
-            self._journal.line(f"{job.spec.name} is finished: {job.fixed.total_steps} steps, all evaluations done")
+            steps = committed_steps(job.storage, job.run)[-1]
+            self._journal.line(f"{job.spec.name} is finished: {steps} steps, all evaluations done")
             return State.SUCCEEDED
         self._journal.line("starting Ray")
         start_ray(job.spec.cluster)
         check_resources(job.spec.cluster)
+        check_evaluations(job.spec)
         try:
             self._lease.take(self._journal.line)
         except StorageError as error:
@@ -56,7 +59,10 @@ class Driver:
         self._ledger.write_as(self._lease.number)
         try:
             self._open()
-            if Attempts(job, self._journal, self._interrupt, self._lease).run() and self._evaluate():
+            with Evaluations(job, self._journal) as evaluations:
+                trained = Attempts(job, self._journal, self._interrupt, self._lease, evaluations).run()
+                succeeded = trained and self._finish(evaluations)
+            if succeeded:
                 self._journal.end("run_succeeded", "succeeded")
                 return State.SUCCEEDED
             self._journal.end("run_interrupted", "interrupted; the same command goes on from here")
@@ -73,13 +79,10 @@ class Driver:
             self._lease.give_back()
 
     def _is_finished(self) -> bool:
-        job = self._job
-        total = job.fixed.total_steps
         return (
-            self._ledger.plan() == job.fixed
-            and total in committed_steps(job.storage, job.run)
-            and not evaluations.pending(job.spec, job.storage, job.run, total)
+            self._ledger.plan() == self._job.fixed
             and self._ledger.state(self._ledger.events()) is State.SUCCEEDED
+            and is_finished(self._job, self._ledger)
         )
 
     def _open(self) -> None:
@@ -120,33 +123,25 @@ class Driver:
         for name, tokenizer in made.items():
             job.storage.write(job.run.tokenizer(name), tokenizer.to_bytes())
 
-    def _evaluate(self) -> bool:
-        """Does the evaluations that have no result yet. Returns False when it was interrupted before.
+    def _finish(self, evaluations: Evaluations) -> bool:
+        """Training is over: waits for the evaluations that are left. Returns False when it was interrupted before.
 
-        Raises TakenOverError.
+        Raises TakenOverError, StorageError.
         """
-        job, step = self._job, self._job.fixed.total_steps
-        self._journal.event("training_finished", f"all {step} steps are done")
-        for name in evaluations.pending(job.spec, job.storage, job.run, step):
-            if self._stop.is_made():
-                return False
-            self._journal.event("evaluation_started", f"evaluation {name} of step {step}", evaluation=name, step=step)
-            began = time.monotonic()
-            evaluated = evaluations.evaluate_with_ray(
-                job.spec, job.run, step, name, lambda: self._lease.lost or self._stop.is_made()
-            )
+        job = self._job
+        last = committed_steps(job.storage, job.run)[-1]
+        if last < job.fixed.total_steps:
+            message = f"training ends early, with step {last}: {evaluations.stalled()}"
+        else:
+            message = f"all {last} steps are done"
+        self._journal.event("training_finished", message, step=last)
+        evaluations.finish(last)
+        while not evaluations.is_done():
             if self._lease.lost:
                 raise TakenOverError(job.spec.name)
-            if evaluated is None:
+            if self._stop.is_made():
                 return False
-            if evaluated.fault is None:
-                seconds = time.monotonic() - began
-                self._journal.event(
-                    "evaluation_finished", f"evaluation {name}: done in {seconds:.1f} s", evaluation=name
-                )
-            else:
-                message = f"evaluation {name} failed: {evaluated.fault}"
-                self._journal.event("evaluation_failed", message, evaluation=name, reason=evaluated.fault)
+            self._interrupt.wait(POLL_SECONDS)
         return True
 
 

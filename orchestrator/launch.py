@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobspecs.errors import StorageError
 from jobspecs.job import JobSpec
+from orchestrator.evaluations import Evaluations
 from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
@@ -43,13 +44,20 @@ class Launcher:
     """Runs attempts, one at a time."""
 
     def __init__(
-        self, job: Prepared, journal: Journal, interrupt: Interrupt, lease: Lease, workforce: Workforce
+        self,
+        job: Prepared,
+        journal: Journal,
+        interrupt: Interrupt,
+        lease: Lease,
+        workforce: Workforce,
+        evaluations: Evaluations,
     ) -> None:
         self._job = job
         self._journal = journal
         self._interrupt = interrupt
         self._lease = lease
         self._workforce = workforce
+        self._evaluations = evaluations
 
     def run(self, attempt: Attempt) -> Ended:
         """Runs one to its end. Raises TakenOverError."""
@@ -91,6 +99,7 @@ class Launcher:
             self._interrupt,
             self._lease,
             self._workforce,
+            self._evaluations,
             monitor,
             attempt=attempt.number,
             start=attempt.resume_from.step,

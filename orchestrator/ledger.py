@@ -69,7 +69,7 @@ class Status:
     latest_checkpoint: str | None
     """URI of the newest commit."""
     evaluations: list[dict[str, Any]]
-    """Results, one for each (checkpoint, evaluation); of one that failed, its name and the cause in `failed`."""
+    """Results, one for each (checkpoint, evaluation); of one that failed, step, name and the cause in `failed`."""
     message: str
     """The newest event in words."""
 
@@ -200,14 +200,14 @@ def _step_of(attempts: list[dict[str, Any]], commits: list[int], last: dict[str,
 
 
 def _failed_evaluations(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluations whose newest try failed."""
+    """Evaluations whose newest try failed, by step."""
     newest = {
-        event["evaluation"]: event
+        (event.get("step", 0), event["evaluation"]): event  # older runs have none
         for event in events
         if event["event"] in ("evaluation_started", "evaluation_finished", "evaluation_failed")
     }
     return [
-        {"evaluation": name, "failed": event["reason"]}
-        for name, event in newest.items()
+        {"step": step, "evaluation": name, "failed": event["reason"]}
+        for (step, name), event in sorted(newest.items())
         if event["event"] == "evaluation_failed"
     ]

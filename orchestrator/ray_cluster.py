@@ -14,6 +14,7 @@ from typing import Any
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
+from jobspecs.job import JobSpec
 from orchestrator.elastic import Node, room
 
 # Ray reads these when it is imported. Usage reports are sent only where the user asks for them.
@@ -83,6 +84,24 @@ def check_resources(cluster: Cluster) -> None:
                 f"{cluster.min_workers} workers need {count} {kind}s, the cluster has {there.get(kind, 0):g}. Lower "
                 f"cluster.workers or cluster.{kind.lower()}s_per_worker, or add nodes."
             )
+
+
+def check_evaluations(spec: JobSpec) -> None:
+    """Raises UsageError when an evaluation asks for more than this machine has: it would wait forever."""
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    there = ray.cluster_resources()
+    for number, evaluation in enumerate(spec.evaluations):
+        if evaluation.resources is None:
+            continue
+        for kind, count in (("CPU", evaluation.resources.cpus), ("GPU", evaluation.resources.gpus)):
+            if count > there.get(kind, 0):
+                raise UsageError(
+                    f"evaluation {evaluation.name!r} asks for {count} {kind}s, the machine has {there.get(kind, 0):g}. "
+                    f"Lower evaluations.{number}.resources.{kind.lower()}s."
+                )
 
 
 def resources(cluster: Cluster) -> dict[str, float]:

@@ -26,6 +26,8 @@ class Why(StrEnum):
     """A node with workers is about to be taken away."""
     GROW = "grow"
     """There is room for more workers."""
+    EARLY_STOP = "early_stop"
+    """An evaluation finds nothing better any more: it is the last attempt."""
 
 
 def requested(storage: Storage, run: RunDirectory) -> Why | None:

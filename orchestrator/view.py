@@ -12,6 +12,7 @@ from rich.table import Table
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import Plan
+from orchestrator.results import HEADINGS, Result, rows
 
 PROGRESS_SECONDS = 5.0
 
@@ -79,12 +80,33 @@ class View:
             self.console.print(table)
         for result in failed:
             self.console.print(
-                f"evaluation {result['evaluation']} failed: {result['failed']}\nThe same command tries it again.",
+                f"evaluation {result['evaluation']} of step {result['step']} failed: {result['failed']}\n"
+                "The same command tries it again.",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
         self.console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
+
+
+def results_table(results: list[Result]) -> Table:
+    """The results of a run: a row for each, and one for each other score of it."""
+    table = Table(title="results", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS[:-1]:
+        is_words = heading in ("evaluation", "score")
+        # On a narrow terminal the names are broken in two, no number is.
+        table.add_column(
+            heading,
+            justify="left" if is_words else "right",
+            overflow="fold",
+            no_wrap=not is_words,
+            min_width=12 if is_words else None,
+        )
+    for row in rows(results):
+        table.add_row(*row[:-1])
+        for score in filter(None, row[-1].split(", ")):
+            table.add_row("", "", *score.rsplit(" ", 1))
+    return table
 
 
 def plan_table(plan: Plan) -> Table:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.bookkeeping import Bookkeeping
+from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
@@ -51,6 +52,7 @@ class Watch:
         interrupt: Interrupt,
         lease: Lease,
         workforce: Workforce,
+        evaluations: Evaluations,
         monitor: Monitor,
         *,
         attempt: int,
@@ -63,7 +65,15 @@ class Watch:
         self._monitor = monitor
         self._attempt = attempt
         self._books = Bookkeeping(
-            job, journal, interrupt, workforce, monitor.nodes, attempt=attempt, start=start, world_size=world_size
+            job,
+            journal,
+            interrupt,
+            workforce,
+            evaluations,
+            monitor.nodes,
+            attempt=attempt,
+            start=start,
+            world_size=world_size,
         )
 
     def run(self, work: Callable[[], Outcome]) -> Ended:

@@ -9,9 +9,12 @@ from jobspecs.cluster import Cluster
 from jobspecs.errors import JobFailedError
 from orchestrator import ray_cluster
 from orchestrator.elastic import room, start_size
+from orchestrator.evaluations import Evaluations
 from orchestrator.journal import Journal
 
 POLL_SECONDS = 1.0
+YIELD_SECONDS = 2.0
+"""What the attempt before had reserved is mostly free within so long; for what is missing then, evaluations go."""
 SETTLE_SECONDS = 5.0
 """What the attempt before had reserved is free within so long; what isn't then belongs to others."""
 
@@ -19,11 +22,12 @@ SETTLE_SECONDS = 5.0
 class Workforce:
     """What the cluster has for the job."""
 
-    def __init__(self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal) -> None:
-        """sizes: numbers of workers that the job may run on, ascending."""
+    def __init__(self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal, evaluations: Evaluations) -> None:
+        """sizes: numbers of workers that the job may run on, ascending. evaluations: they make room for workers."""
         self.sizes = sizes
         self.cluster = cluster
         self._journal = journal
+        self._evaluations = evaluations
 
     def room(self, held: int = 0) -> int:
         """How many workers there is room for. held: workers that the job has reserved already."""
@@ -36,6 +40,7 @@ class Workforce:
         began = time.monotonic()
         sizes = tuple(size for size in self.sizes if most is None or size <= most)
         told: int | None = None
+        self._evaluations.hold()
         try:
             while not stopped():
                 waited = time.monotonic() - began
@@ -44,6 +49,8 @@ class Workforce:
                 best = start_size(sizes, room(ray_cluster.nodes(), self.cluster))
                 if size is not None and (size == best or waited >= SETTLE_SECONDS):
                     return size
+                if waited >= YIELD_SECONDS:
+                    self._evaluations.make_room()
                 if size is None and waited >= SETTLE_SECONDS and told != there:
                     told = there
                     self._tell(there)

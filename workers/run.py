@@ -98,7 +98,7 @@ class RunDirectory:
 
     @property
     def stop(self) -> str:
-        """The request to stop; its content says why: `interrupted`, `preempted` or `grow`."""
+        """The request to stop; its content says why: `interrupted`, `preempted`, `grow` or `early_stop`."""
         return join(self.uri, "stop")
 
     @property

@@ -85,7 +85,9 @@ FULL = {
             data: {{urls: ["data/digits/test/*.tar"]}}
             class_names: [zero, one, two]
             templates: ["a photo of the digit {{}}", "handwritten {{}}"]
-          - {{kind: retrieval, name: pairs, data: {{urls: [a.tar]}}}}
+            every_checkpoints: 2
+            resources: {{}}
+          - {{kind: retrieval, name: pairs, data: {{urls: [a.tar]}}, best_only: held-out-digits}}
           - {{kind: knn, name: near, {ON_FEATURES}}}
           - {{kind: linear_probe, name: probe, {ON_FEATURES}}}
           - kind: zero_shot
@@ -105,6 +107,8 @@ FULL = {
         "training.optimizer={kind: lamb, learning_rate: 1e-3}",
         "training.schedule={kind: constant}",
         "checkpoint={every_minutes: 30, keep_every: 1000, keep_best: {evaluation: held-out-digits}}",
+        "evaluations.0.every_checkpoints=1",
+        "stop={evaluation: held-out-digits, patience: 5}",
         "cluster.workers={min: 2, max: 8}",
     ),
     "two_view": (

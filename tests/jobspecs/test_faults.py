@@ -182,12 +182,12 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("evaluations.1", {"kind": "retrieval", "name": "a"}, "evaluations.1.data",
             "'data' is missing\n    What is scored."),
         ("evaluations.1.templates", ["{}"], "evaluations.1.templates",
-            "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: "
-            "name, data, batch, main, seed, kind."),
+            "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: name, data, batch, main, "
+            "seed, every_checkpoints, at_end, best_only, resources, retries, timeout_seconds, kind."),
         ("evaluations.0.template", ["{}"], "evaluations.0.template",
             "unknown key 'template'\n    Did you mean 'templates'? "
-            "Allowed here: name, data, batch, main, seed, kind, class_names, label_files, templates, label_column, "
-            "label_field."),
+            "Allowed here: name, data, batch, main, seed, every_checkpoints, at_end, best_only, resources, retries, "
+            "timeout_seconds, kind, class_names, label_files, templates, label_column, label_field."),
         ("evaluations.0.templates", ["a {}", "b"], "evaluations.0.templates",
             "a template has one {} for the class name, 'b' has not"),
         ("evaluations.0.templates", ["{} {}"], "evaluations.0.templates",
@@ -206,6 +206,20 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
         ("checkpoint.keep_best", {"evaluation": "nothing"}, "checkpoint.keep_best.evaluation",
             "there is no evaluation 'nothing'\n"
             "    Names of evaluations: held-out-digits."),
+        ("stop", {"evaluation": "nothing", "patience": 2}, "stop.evaluation",
+            "there is no evaluation 'nothing'\n"
+            "    Names of evaluations: held-out-digits."),
+        ("stop", {"evaluation": "held-out-digits", "patience": 0}, "stop.patience",
+            "should be greater than or equal to 1, given: 0"),
+        ("evaluations.2.best_only", "pairs", "evaluations.2.best_only",
+            "evaluation 'pairs' does not compare checkpoints: it is done of one alone\n"
+            "    Give pairs an every_checkpoints."),
+        ("evaluations.1.at_end", False, "evaluations.1.at_end",
+            "it would never be done: at_end is false and every_checkpoints null\n"
+            "    Give one of them."),
+        ("evaluations.1.every_checkpoints", 1, "evaluations.1.every_checkpoints",
+            "every_checkpoints and best_only are both given\n"
+            "    The best is known after training; give one of them."),
         ("data.lanes", 7, "training.global_batch", "global_batch 128 is not a multiple of data.lanes, 7"),
         ("model.text.heads", 5, "model.text.heads", "width 96 is not a multiple of heads 5"),
         ("objective.logit_scale.init", 200, "objective.logit_scale.init", "init 200 is above max 100"),
@@ -215,7 +229,7 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "give exactly one of steps, passes and samples (found steps and samples)"),
         ("modèle de base", 1, "modèle de base",
             "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
-            "training, cluster, checkpoint, retry, evaluations, storage, deepspeed."),
+            "training, cluster, checkpoint, retry, evaluations, stop, storage, deepspeed."),
         ("cluster.workers", {"min": 3, "max": 2}, "cluster.workers.min", "min 3 is above max, 2"),
         ("cluster.workers", {"min": 3}, "cluster.workers.max",
             "'max' is missing\n    Most ranks that the job takes."),

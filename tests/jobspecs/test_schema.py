@@ -84,6 +84,7 @@ OPTIONAL = re.compile(
     r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
     r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
+    r"|stop|evaluations\.\d\.(every_checkpoints|best_only|resources)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
 
@@ -159,6 +160,7 @@ def test_an_unknown_key_is_found_in_each_section(wrong: Wrong, full: dict[str, A
 
 REQUIRED = {
     "KeepBest": {"evaluation"},
+    "EarlyStop": {"evaluation", "patience"},
     "JobSpec": {"apiVersion", "name", "objective", "data", "model", "training"},
     "ImageText": {"kind"},
     "TwoView": {"kind"},
@@ -213,6 +215,7 @@ RULED = {
     "objective.loss",
     "model.query",
     "model.document",
+    "evaluations.0.every_checkpoints",
 }
 """Fields without which another one is at fault, which rules of their own say."""
 

@@ -18,6 +18,7 @@ from jobspecs.errors import JobFailedError, UnreachableError, UsageError
 from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, resume, watch, workforce
 from orchestrator.attempts import Attempts
 from orchestrator.driver import Driver
+from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
 from orchestrator.interrupt import Interrupt
@@ -28,6 +29,7 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.stop_request import Why
 from orchestrator.view import View
 from tests.orchestrator.conftest import TINY, digits_spec
+from tests.orchestrator.played_tasks import Cast, sections
 from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import ObjectInfo, Storage
 from workers.storage.backend import Backend
@@ -48,6 +50,8 @@ class Stage:
     """Workers that fit on its nodes."""
     held: int = 0
     """Those of the attempt that runs."""
+    evaluates: int = 0
+    """Places that evaluations take."""
     draining: set[str] = field(default_factory=set)
     interrupt: Interrupt = field(default_factory=Interrupt)
     played: list[tuple[int, int, str | None]] = field(default_factory=list)
@@ -60,6 +64,7 @@ class Stage:
         self.view = View(Console(file=self.output))
         self.journal = Journal(self.ledger, self.view)
         self.lease = Lease(self.job.storage, self.job.run)
+        self.cast = Cast(self.job.spec, self.job.run)
 
     def commit(self, step: int, experiment: str | None = None) -> Outcome:
         """What an attempt leaves that ends at `step`."""
@@ -76,7 +81,7 @@ class Stage:
             time.sleep(0.01)
 
     def train(self) -> bool:
-        return Attempts(self.job, self.journal, self.interrupt, self.lease).run()
+        return Attempts(self.job, self.journal, self.interrupt, self.lease, Evaluations(self.job, self.journal)).run()
 
     def drive(self) -> State:
         """As `tandem run` does."""
@@ -94,7 +99,7 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(resume, "LOOK_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
-    for name in ("start_ray", "check_resources"):
+    for name in ("start_ray", "check_resources", "check_evaluations"):
         monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
 
     def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
@@ -112,7 +117,7 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr("orchestrator.attempt.run_attempt", run_attempt)
         monkeypatch.setattr("orchestrator.launch.Monitor", lambda *_, **__: Ranks())
         monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
-        monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held)
+        monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held - made.evaluates)
         monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
         return made
 
@@ -466,55 +471,105 @@ def test_a_run_that_another_driver_began_meanwhile_is_left_alone(stage: Make) ->
 # --- evaluations --------------------------------------------------------------------------------------
 
 
+Evaluated = Callable[..., Stage]
+
+
+@pytest.fixture
+def evaluated(stage: Make, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluated:
+    """`evaluated(plays, *overrides, a=…)`: a stage whose evaluations are played by a `Cast`."""
+    monkeypatch.setattr(evaluations, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.driver.POLL_SECONDS", 0.01)
+
+    def make(plays: list[Callable[[Stage], Outcome]], *more: str, **acts: list[float | str]) -> Stage:
+        every = dict.fromkeys(acts, "every_checkpoints: 1")
+        made = stage(plays, sections(digits, *acts, **every), *more)
+        made.cast = Cast(made.job.spec, made.job.run, **acts)
+        monkeypatch.setattr(evaluations, "RayTask", lambda spec, run, batch: made.cast.start(batch))
+        return made
+
+    return make
+
+
+def test_a_job_succeeds_whatever_becomes_of_its_evaluations(evaluated: Evaluated) -> None:
+    acts: dict[str, list[float | str]] = {"a": ["dies"], "b": [0.5], "c": ["hangs"], "d": ["raises"]}
+    plays = [fails(Kind.WORKER_LOST, committed=8), ends(40)]
+    set_up = evaluated(plays, "evaluations.2.timeout_seconds=0.2", **acts)
+    assert set_up.drive() is State.SUCCEEDED
+    assert {(event["step"], event["evaluation"]) for event in set_up.events("evaluation_finished")} == {
+        (8, "b"), (40, "b")}  # fmt: skip
+    assert {(event["evaluation"], event["reason"]) for event in set_up.events("evaluation_failed")} == {
+        ("a", "its process died"),
+        ("c", "it took longer than its timeout_seconds, 0.2"),
+        ("d", "ValueError: it is wrong"),
+    }
+    assert len(set_up.events("attempt_started")) == 2
+
+
+def test_training_ends_early_where_it_gets_no_better(evaluated: Evaluated) -> None:
+    def commits_until_asked(stage: Stage) -> Outcome:
+        for step in (8, 16, 24):
+            stage.commit(step)
+            deadline = time.monotonic() + 60
+            while not stage.job.storage.exists(stage.job.run.evaluation(step, "a")):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        return ends_when_asked(27)(stage)
+
+    set_up = evaluated([commits_until_asked], "stop={evaluation: a, patience: 2}", a=[0.5])
+    assert set_up.drive() is State.SUCCEEDED
+    why = "2 results in a row brought no better acc@1 than 0.5000 of step 8"
+    (asked,), (ended,) = set_up.events("stop_requested"), set_up.events("training_finished")
+    assert (asked["reason"], asked["message"]) == ("early_stop", f"{why}: saving, and ending training early")
+    assert ended["message"] == f"training ends early, with step 27: {why}"
+    assert set_up.events("evaluation_finished")[-1]["step"] == 27
+    # Started again, it is finished.
+    assert set_up.drive() is State.SUCCEEDED
+    assert "digits-clip is finished: 27 steps, all evaluations done" in set_up.output.getvalue()
+    assert len(set_up.played) == 1
+
+
+def test_evaluations_make_room_for_an_attempt_that_could_use_it(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task has all but one of 3 places when the first attempt fails."""
+    monkeypatch.setattr(workforce, "YIELD_SECONDS", 0.0)
+
+    def fails_beside_an_evaluation(stage: Stage) -> Outcome:
+        stage.commit(8)
+        deadline = time.monotonic() + 60
+        while not stage.cast.tries:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stage.evaluates = 2
+        raise AttemptFailedError(Failure(Kind.WORKER_LOST, "gone", "", 1, "gone"))
+
+    set_up = evaluated([fails_beside_an_evaluation, ends(40)], "cluster.workers=2", a=[0.5])
+    set_up.room = 3
+    set_up.cast.plays = {(8, "a"): ["hangs", 0.5]}
+    set_up.cast.cancelled = lambda: setattr(set_up, "evaluates", 0)
+    assert set_up.drive() is State.SUCCEEDED
+    assert set_up.played == [(1, 2, None), (2, 2, "00000008")]
+    assert len(set_up.events("evaluation_displaced")) == 1
+    assert not set_up.events("evaluation_failed", "waiting_for_workers")
+
+
 @pytest.mark.parametrize("by", ["the user", "somebody else"])
-def test_a_request_to_stop_ends_the_evaluations(stage: Make, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    set_up = stage([ends(40)])
-    evaluated: list[str] = []
-
-    def evaluate(spec: object, run: object, step: int, name: str, interrupted: Callable[[], bool]) -> None:
-        evaluated.append(name)
-        assert not interrupted()
-        if by == "the user":
-            set_up.interrupt.request()
-        else:
-            asks(set_up)
-        assert interrupted()
-
-    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first", "second"])
-    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+def test_a_request_to_stop_ends_the_evaluations(evaluated: Evaluated, by: str) -> None:
+    set_up = evaluated([ends(40)], a=["hangs"], b=[0.5])
+    set_up.cast.then = lambda key: set_up.interrupt.request() if by == "the user" else asks(set_up)
     assert set_up.drive() is State.INTERRUPTED
-    assert evaluated == ["first"]
+    assert set_up.cast.tries == [(40, "a")]
     assert len(set_up.events("stop_requested")) == (by == "somebody else")
     assert set_up.ledger.status().state == "interrupted"
 
 
-def test_a_request_before_the_first_evaluation_begins_none(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked_late(stage: Stage) -> Outcome:
-        ended = stage.commit(40)
-        stage.interrupt.request()
-        return ended
-
-    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
-    set_up = stage([asked_late])
-    assert set_up.drive() is State.INTERRUPTED
-    assert not set_up.events("evaluation_started")
-
-
-def test_a_driver_that_lost_the_run_evaluates_no_longer(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_up = stage([ends(40)])
-
-    def evaluate(spec: object, run: RunDirectory, step: int, name: str, interrupted: Callable[[], bool]) -> None:
-        set_up.job.storage.write(run.driver(2), b"another's")
-        deadline = time.monotonic() + 60
-        while not interrupted():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
+def test_a_driver_that_lost_the_run_evaluates_no_longer(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.lease.HEARTBEAT_SECONDS", 0.01)
-    monkeypatch.setattr(evaluations, "pending", lambda *arguments: ["first"])
-    monkeypatch.setattr(evaluations, "evaluate_with_ray", evaluate)
+    set_up = evaluated([ends(40)], a=["hangs"])
+    set_up.cast.then = lambda key: set_up.job.storage.write(set_up.job.run.driver(2), b"another's")
     with pytest.raises(TakenOverError):
         set_up.drive()
+    assert set_up.cast.tasks[-1].cancelled
     assert not set_up.events("run_interrupted", "run_failed")
 
 
@@ -640,9 +695,10 @@ HANG = Hang((1,), 9, "rank 1 stood still for 300 s in data of step 9 (a.tar)", "
 
 
 def watched(stage: Stage, monitor: Ranks, work: Callable[[], Outcome]) -> watch.Ended:
-    force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal)
+    none = Evaluations(stage.job, stage.journal)
+    force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal, none)
     return watch.Watch(
-        stage.job, stage.journal, stage.interrupt, stage.lease, force, monitor, attempt=1, start=0, world_size=1
+        stage.job, stage.journal, stage.interrupt, stage.lease, force, none, monitor, attempt=1, start=0, world_size=1
     ).run(work)
 
 

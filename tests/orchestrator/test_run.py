@@ -3,21 +3,28 @@ whatever fails on the way."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import psutil
 import pytest
 
-from jobspecs.errors import JobFailedError
+from jobspecs.errors import JobFailedError, UsageError
+from jobspecs.job import JobSpec
+from jobspecs.schedule import TaskResources
 from jobspecs.storage import S3
+from orchestrator import evaluation_task
+from orchestrator.due import Batch
+from orchestrator.evaluate_alone import chosen, evaluate_alone, find
+from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from tests.orchestrator.command import (
     assert_same_experiment,
@@ -30,7 +37,7 @@ from tests.orchestrator.command import (
 )
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
 from tests.orchestrator.reference import reference
-from workers.run import committed_steps, read_parts
+from workers.run import RunDirectory, committed_steps, read_parts
 from workers.storage import Storage
 from workers.train.pulse import Phase
 
@@ -200,18 +207,86 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
 
 
+def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """Each of three checkpoints is scored while steps are made; then the job is interrupted, and them alone with it."""
+    more = ("training.steps=100000", "checkpoint.every_steps=50", "evaluations.0.every_checkpoints=3")
+    spec = digits_spec(digits, tmp_path, *TINY, *more, "cluster.workers=2")
+    ledger, interrupt = ledger_of(tmp_path, "digits-clip"), Interrupt()
+
+    def three() -> bool:
+        return sum(event["event"] == "evaluation_finished" for event in ledger.events()) >= 3
+
+    def interrupt_after_three() -> None:
+        try:
+            wait_for(three, "three results", 900)
+        finally:
+            interrupt.request()
+
+    threading.Thread(target=interrupt_after_three, daemon=True).start()
+    status = drive(spec, interrupt)
+    assert (status.state, status.attempt) == ("interrupted", 1)
+
+    events = ledger.events()
+    steps = [record["time"] for record in ledger.metrics()]
+    kinds = ("evaluation_started", "evaluation_finished")
+    begins, ends = ({event["step"]: event["time"] for event in events if event["event"] == kind} for kind in kinds)
+    assert len(ends) >= 3
+    for step in sorted(ends)[:3]:
+        made = sum(begins[step] < time < ends[step] for time in steps)
+        assert made >= 2, f"{made} steps while step {step} was scored"
+    assert not any(event["event"] == "evaluation_failed" for event in events)
+
+    # The results, and one more of the newest checkpoint, by hand.
+    uri = status.run_directory
+    table = tandem("results", uri, "-o", "csv").stdout.splitlines()
+    assert len(table) == 1 + len(ends)
+    assert table[0].startswith("step,evaluation,kind,main,chance")
+    checkpoint = find(ledger.storage, uri)
+    assert status.latest_checkpoint == ledger.run.checkpoint(checkpoint.step)
+    (result,) = evaluate_alone(checkpoint, chosen(checkpoint, None, ()), keep=True, tell=lambda message: None)
+    assert (result["step"], result["samples"]) == (checkpoint.step, 360)
+    assert result in ledger.results()
+    with pytest.raises(UsageError, match=r"--only: there is no evaluation 'x'\. There are: held-out-digits\."):
+        chosen(checkpoint, None, ("x",))
+    pairs = tmp_path / "pairs.yaml"
+    pairs.write_text(EXAMPLE.read_text().replace("kind: zero_shot", "kind: retrieval").split("    class_names")[0])
+    assert [each.kind for each in chosen(checkpoint, pairs, ())] == ["retrieval"]
+    with pytest.raises(UsageError, match=r"step-00000001 is no checkpoint that was committed\. Steps of digits-clip"):
+        find(ledger.storage, ledger.run.checkpoint(1))
+    with pytest.raises(UsageError, match="holds no run"):
+        find(ledger.storage, f"{uri}/nothing")
+
+
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
-    ray_cluster: None, digits: Path, tmp_path: Path
+    ray_cluster: None, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One lacks its data, another one takes its process with it."""
+
+    def dying(spec: JobSpec, run: RunDirectory, batch: Batch, resources: TaskResources) -> Iterator[Any]:
+        from orchestrator.evaluate import evaluate
+
+        for news in evaluate(spec, run, batch.step, batch.evaluations):
+            yield news
+            if news.name == "dies":
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGKILL)
+
     more = (*TINY, "training.steps=2", "cluster.workers=1")
-    assert drive(digits_spec(digits, tmp_path, *more, "evaluations.0.label_field=nothing")).state == "succeeded"
+    dies = f"{{kind: retrieval, name: dies, retries: 0, data: {{urls: ['{digits}/test/*.tar']}}}}"
+    monkeypatch.setattr(evaluation_task, "_evaluate", dying)
+    spec = digits_spec(digits, tmp_path, *more, "evaluations.0.label_field=nothing")
+    evaluations = digits_spec(digits, tmp_path, *more, f"evaluations=[{dies}]").evaluations + spec.evaluations
+    status = drive(spec.model_copy(update={"evaluations": evaluations}))
+    assert status.state == "succeeded"
     events = ledger_of(tmp_path, "digits-clip").events()
-    failed = [event for event in events if event["event"] == "evaluation_failed"]
-    assert "has no field 'nothing'" in failed[0]["reason"]
-    (evaluation,) = ledger_of(tmp_path, "digits-clip").status().evaluations
-    assert evaluation == {"evaluation": "held-out-digits", "failed": failed[0]["reason"]}
+    failed = {event["evaluation"]: event for event in events if event["event"] == "evaluation_failed"}
+    assert failed["dies"]["reason"] == "its process died of a signal; the node's kernel log tells when memory ran out"
+    assert "has no field 'nothing'" in failed["held-out-digits"]["reason"]
+    assert status.evaluations == [
+        {"step": 2, "evaluation": name, "failed": failed[name]["reason"]} for name in ("dies", "held-out-digits")
+    ]
 
     # Mended, it is done again; the training is not.
     mended = drive(digits_spec(digits, tmp_path, *more))
-    assert [result["main"] for result in mended.evaluations] == ["acc@1"]
+    assert [result["main"] for result in mended.evaluations if "main" in result] == ["acc@1"]
     assert mended.attempt == 1
