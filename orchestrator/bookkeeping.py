@@ -27,6 +27,8 @@ from workers.repeating import Repeating
 from workers.run import committed_steps
 
 POLL_SECONDS = 1.0
+LAST_TRIES = 3
+"""Of the last look at an attempt: there is none after it."""
 
 
 class Bookkeeping:
@@ -108,20 +110,28 @@ class Bookkeeping:
     def _keep(self) -> bool:
         is_last = self._ended.is_set()
         try:
-            self._try(self._look)
-            if is_last:
-                self._try(self._write_stacks)
-                self._try(self._see_who_asked)
+            if not is_last:
+                self._try(self._look)
+            else:
+                for work in (self._look, self._write_stacks, self._see_who_asked):
+                    self._try(work, times=LAST_TRIES)
         except BaseException as error:
             self._error = error
         return self._error is not None or self._abandoned.is_set()
 
-    def _try(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except StorageError as error:
-            # Looking on is not worth a job; the next look tries again.
-            self._journal.line(f"the run directory did not answer: {error}")
+    def _try(self, work: Callable[[], None], times: int = 1) -> None:
+        from ray.exceptions import RayError
+
+        for number in range(times):
+            try:
+                work()
+                return
+            except (StorageError, RayError) as error:
+                # Looking on is not worth a job; the next look tries again.
+                what = "the run directory" if isinstance(error, StorageError) else "Ray"
+                self._journal.line(f"{what} did not answer: {error}")
+            if number < times - 1 and not self._abandoned.is_set():
+                time.sleep(POLL_SECONDS)
 
     def _look(self) -> None:
         from orchestrator.checkpoints import retain  # torch, which the driver starts without
@@ -143,7 +153,8 @@ class Bookkeeping:
                     "checkpoint_committed", f"checkpoint at step {step}", attempt=self._attempt, step=step
                 )
         if (new or scored != self._scored) and not self._abandoned.is_set():
-            in_use = {self._start} | self._evaluations.needed(committed)
+            # What is new is not superfluous yet: a commit that a replaced attempt makes late is no good.
+            in_use = {self._start, *new} | self._evaluations.needed(committed)
             retain(job.storage, job.run, job.spec, self._attempt, in_use=in_use)
             self._scored = scored
         if any(step < job.fixed.total_steps for step in new):

@@ -19,11 +19,14 @@ from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_evaluations, check_resources, start_ray
 from orchestrator.stop_request import StopRequest
 from orchestrator.view import View
+from orchestrator.within import within
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
 from workers.storage import Storage
 
 POLL_SECONDS = 0.5
+AT_ONCE_SECONDS = 10.0
+"""How long a job that is stopped at once waits for a storage that does not answer."""
 
 
 class Driver:
@@ -68,7 +71,8 @@ class Driver:
             self._journal.end("run_interrupted", "interrupted; the same command goes on from here")
             return State.INTERRUPTED
         except KeyboardInterrupt:
-            self._journal.end("run_interrupted", "stopped at once; the same command goes on from the last commit")
+            message = "stopped at once; the same command goes on from the last commit"
+            within(AT_ONCE_SECONDS, lambda: self._journal.end("run_interrupted", message))
             raise
         except TakenOverError:
             raise

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from jobspecs.errors import AlreadyExistsError, JobFailedError, NotFoundError, StorageError, UsageError
+from orchestrator.within import within
 from workers.repeating import Repeating
 from workers.run import RunDirectory
 from workers.storage import Storage
@@ -32,6 +33,8 @@ from workers.train.fence import newest_driver
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """A driver on another machine that has not beaten for this long is taken for dead."""
+GIVE_BACK_SECONDS = 10.0
+"""How long the end of a driver waits for a storage that does not answer."""
 POLL_SECONDS = 1.0
 
 
@@ -171,8 +174,12 @@ class Lease:
 
     def give_back(self) -> None:
         """The run has no driver any more. Another driver's file is left alone."""
-        self._beating.close()
+        self._beating.stop()
         # A file that can't be written now is stale in half a minute.
+        within(GIVE_BACK_SECONDS, self._say_that_it_ended)
+
+    def _say_that_it_ended(self) -> None:
+        self._beating.join()
         with contextlib.suppress(StorageError):
             if not self.lost:
                 self._storage.write(self._run.driver(self.number), self._record(ended=True))

@@ -228,6 +228,26 @@ def test_a_driver_that_stalled_and_was_replaced_notices_and_leaves_the_other_alo
     new.give_back()
 
 
+def test_the_end_of_a_driver_does_not_wait_for_a_storage_that_does_not_answer(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "GIVE_BACK_SECONDS", 0.1)
+    answers = threading.Event()
+
+    class Silent(Storage):
+        def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:  # type: ignore[override]
+            if not if_absent:
+                assert answers.wait(60)
+            return super().write(uri, data, if_absent=if_absent)
+
+    lease = Lease(Silent(), run)
+    lease.take()
+    lease.give_back()
+    assert live_driver(STORAGE, run) is not None
+    answers.set()
+    until(lambda: live_driver(STORAGE, run) is None)
+
+
 def test_a_look_at_the_lease_needs_no_heartbeat(run: RunDirectory) -> None:
     lease = Lease(STORAGE, run)
     lease.take()
