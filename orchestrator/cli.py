@@ -202,24 +202,22 @@ def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = R
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A run directory, or <run>/checkpoints/step-…; or its URI.", show_default=False)
-    ],
+    model: Model,
     spec: Annotated[Path | None, typer.Option(help="A spec whose evaluations are done, in place of the run's.")] = None,
     only: Annotated[list[str], typer.Option(metavar="NAME", help="Only the evaluation of that name.")] = [],  # noqa: B006
     endpoint: Endpoint = None,
+    root: Root = "runs",
     output: ResultsOutputOption = ResultsOutput.TABLE,
 ) -> None:
-    """Score a checkpoint in this process: of a run its newest one.
+    """Score a model in this process.
 
     Results of the run's own evaluations are kept in the run directory; those of another spec are printed alone.
     """
     with _told(WRONG):
-        from jobspecs.storage import S3
-        from orchestrator.evaluate_alone import chosen, evaluate_alone, find
-        from workers.storage import Storage, absolute
+        from orchestrator.evaluate_alone import chosen, evaluate_alone
+        from orchestrator.find_checkpoint import find_checkpoint
 
-        found = find(Storage(_section(S3, endpoint=endpoint)), absolute(checkpoint))
+        found = find_checkpoint(model, _given_s3(endpoint), root)
         evaluations = chosen(found, spec, only)
     with _told(FAILED):
         done = evaluate_alone(

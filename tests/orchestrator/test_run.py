@@ -23,7 +23,8 @@ from jobspecs.schedule import TaskResources
 from jobspecs.storage import S3
 from orchestrator import evaluation_task
 from orchestrator.due import Batch
-from orchestrator.evaluate_alone import chosen, evaluate_alone, find
+from orchestrator.evaluate_alone import chosen, evaluate_alone
+from orchestrator.find_checkpoint import find_checkpoint
 from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from tests.orchestrator.command import (
@@ -241,20 +242,16 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
     table = tandem("results", uri, "-o", "csv").stdout.splitlines()
     assert len(table) == 1 + len(ends)
     assert table[0].startswith("step,evaluation,kind,main,chance")
-    checkpoint = find(ledger.storage, uri)
-    assert status.latest_checkpoint == ledger.run.checkpoint(checkpoint.step)
-    (result,) = evaluate_alone(checkpoint, chosen(checkpoint, None, ()), keep=True, tell=lambda message: None)
-    assert (result["step"], result["samples"]) == (checkpoint.step, 360)
+    found = find_checkpoint(uri)
+    assert status.latest_checkpoint == found.uri
+    (result,) = evaluate_alone(found, chosen(found, None, ()), keep=True, tell=lambda message: None)
+    assert (result["step"], result["samples"]) == (found.manifest.step, 360)
     assert result in ledger.results()
     with pytest.raises(UsageError, match=r"--only: there is no evaluation 'x'\. There are: held-out-digits\."):
-        chosen(checkpoint, None, ("x",))
+        chosen(found, None, ("x",))
     pairs = tmp_path / "pairs.yaml"
     pairs.write_text(EXAMPLE.read_text().replace("kind: zero_shot", "kind: retrieval").split("    class_names")[0])
-    assert [each.kind for each in chosen(checkpoint, pairs, ())] == ["retrieval"]
-    with pytest.raises(UsageError, match=r"step-00000001 is no checkpoint that was committed\. Steps of digits-clip"):
-        find(ledger.storage, ledger.run.checkpoint(1))
-    with pytest.raises(UsageError, match="holds no run"):
-        find(ledger.storage, f"{uri}/nothing")
+    assert [each.kind for each in chosen(found, pairs, ())] == ["retrieval"]
 
 
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
