@@ -165,8 +165,10 @@ def load_model(storage: Storage, uri: str, module: nn.Module, *, raw: bool = Fal
     averaged = () if raw else manifest.averaged
     held: dict[Kind, list[Held]] = {"model": [], "ema": []}
     for name, tensor in tensors.items():
-        kind, key = ("ema", f"ema.{name}") if name in averaged else ("model", name)
-        held[kind].append(held_of_module(tensor, key, tensor.shape))
+        if name in averaged:
+            held["ema"].append(held_of_module(tensor, f"ema.{name}", tensor.shape))
+        else:
+            held["model"].append(held_of_module(tensor, name, tensor.shape))
     with torch.no_grad():
         for kind in held:
             sizes = {one.name: one.shape.numel() for one in held[kind]}
