@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from jobspecs.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
 
-_Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+_Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class AdamW(Section):
@@ -18,7 +18,7 @@ class AdamW(Section):
     """Which optimizer."""
     learning_rate: PositiveFloat
     """Peak learning rate, reached after the warm-up."""
-    betas: list[_Beta] = Field(default=[0.9, 0.98], min_length=2, max_length=2)
+    betas: list[_Decay] = Field(default=[0.9, 0.98], min_length=2, max_length=2)
     """Decay rates of the two moments."""
     eps: PositiveFloat = 1e-6
     """Added to the denominator."""
@@ -34,7 +34,7 @@ class Lamb(Section):
     """Which optimizer."""
     learning_rate: PositiveFloat
     """Peak learning rate, reached after the warm-up."""
-    betas: list[_Beta] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    betas: list[_Decay] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
     """Decay rates of the two moments."""
     eps: PositiveFloat = 1e-6
     """Added to the denominator."""
@@ -84,6 +84,23 @@ Schedule = Annotated[Cosine | Constant | Rsqrt, Field(discriminator="kind")]
 """The schedule sections."""
 
 
+class Ema(Section):
+    """Exponential moving average of the weights: after optimizer step t, from 1,
+
+        average <- d average + (1 - d) weights,    d = min(decay, (1 + t) / (10 + t))
+
+    which until 9 / (1 - decay) steps is over about the last ninth of them (TensorFlow's ExponentialMovingAverage with
+    `num_updates`; averages of iterates: Polyak and Juditsky 1992). Skipped steps don't count. It is fp32, spread over
+    the ranks as the optimizer's state is, 4 bytes a trained parameter. Evaluations take the average.
+
+    Running statistics of batch normalisation are averaged like the weights: those of the averaged weights are, to
+    first order, the average of those of the weights. The last ones would be of weights that the average is far from.
+    """
+
+    decay: _Decay = 0.9999
+    """Largest share of the average that stays at a step: it is over about the last 1 / (1 - decay) steps."""
+
+
 class Training(Section):
     """The training run. Exactly one of `steps`, `passes` and `samples` says how long it is."""
 
@@ -112,6 +129,8 @@ class Training(Section):
     """The optimizer."""
     schedule: Schedule = Cosine(kind="cosine")
     """The learning rate over the steps."""
+    ema: Ema | None = None
+    """The average of the weights that evaluations take; null: the weights themselves."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global L2 norm."""
     health_every: PositiveInt = 50

@@ -79,6 +79,7 @@ FULL = {
         "data.weight={field: quality}",
         "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
         "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
+        "training.ema={}",
         f"""evaluations=
           - kind: zero_shot
             name: held-out-digits

@@ -122,6 +122,7 @@ EXPERIMENT = {
     "training.schedule.final_fraction": 0.1,
     "training.schedule.timescale": 100,
     "training.schedule.cooldown_steps": 100,
+    "training.ema.decay": 0.999,
     "training.max_grad_norm": 2.0,
 }
 """Another value for each field of the experiment."""
@@ -148,6 +149,7 @@ OPTIONAL_SECTIONS = {
     *(f"data.{name}" for name in ("image", "image.color", "text", "query", "document", "negatives", "weight")),
     *(f"model.{name}" for name in ("image", "text", "query", "document")),
     "objective.matryoshka",
+    "training.ema",
 }
 """Sections that are null in one of the specs in full."""
 

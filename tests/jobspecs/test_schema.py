@@ -80,7 +80,7 @@ OPTIONAL = re.compile(
     r"data\.(image|text|query|document|negatives|weight)|data\.sources\.\d\.(weight|index)"
     r"|data\.sources\.\d\.filters\.\d\.(at_least|at_most|one_of)|data\.image\.color|data\.loader\.cache"
     r"|model\.(image|text|query|document)|model\.\w+\.revision"
-    r"|data\.\w+\.(field|tokenizer\.revision)|training\.steps|storage\.s3\.(endpoint|region)"
+    r"|data\.\w+\.(field|tokenizer\.revision)|training\.(steps|ema)|storage\.s3\.(endpoint|region)"
     r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
     r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"

@@ -124,15 +124,15 @@ class Encoder:
         self._cache = Cache(cache_bytes)
 
     @classmethod
-    def of_checkpoint(cls, spec: JobSpec, run: RunDirectory, checkpoint: str) -> Encoder:
-        """The model of a spec as the checkpoint at the URI `checkpoint` has it.
+    def of_checkpoint(cls, spec: JobSpec, run: RunDirectory, checkpoint: str, *, raw: bool = False) -> Encoder:
+        """The model of a spec as the checkpoint at the URI `checkpoint` has it: averaged, if it is and not `raw`.
 
         Raises CheckpointError, DataError, StorageError.
         """
         storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
         tokenizers = load_tokenizers(storage, run, spec.data)
         model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
-        load_model(storage, checkpoint, model)
+        load_model(storage, checkpoint, model, raw=raw)
         return cls(spec.data, storage, tokenizers, model)
 
     @torch.inference_mode()

@@ -3,6 +3,7 @@
     checkpoints/step-00000100/
         model-a00001-r00000-000.safetensors …       parameters and buffers, fp32
         optimizer-a00001-r00000-000.safetensors …   `exp_avg.<name>`, `exp_avg_sq.<name>`
+        ema-a00001-r00000-000.safetensors …         `ema.<name>`, fp32, where the spec has `training.ema`
         manifest.json                               written last: there is no checkpoint without it
 
 Attempt, rank and number are in the names: what a dead attempt left, or a late one still writes, is never another's.
@@ -77,6 +78,8 @@ class Manifest:
     """Steps of the run so far whose gradient was not finite: the optimizer has not seen them."""
     loss_scale: LossScale | None = None
     """State of fp16's loss scaling."""
+    averaged: tuple[str, ...] = ()
+    """Names of the parameters and buffers whose average is there too."""
     format: int = FORMAT
 
     def to_json(self) -> bytes:
@@ -100,6 +103,7 @@ class Manifest:
                     "shapes": {name: tuple(shape) for name, shape in fields["shapes"].items()},
                     "files": tuple(File(**file) for file in fields["files"]),
                     "loss_scale": scale if scale is None else LossScale(**scale),
+                    "averaged": tuple(fields.get("averaged", ())),
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -144,6 +148,7 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
     sizes: dict[Kind, dict[str, int]] = {
         "model": {name: shape.numel() for name, shape in engine.shapes.items()},
         "optimizer": {f"{key}.{name}": engine.shapes[name].numel() for key in MOMENTS for name in engine.trained},
+        "ema": {f"ema.{name}": engine.shapes[name].numel() for name in engine.averaged},
     }
     with engine.restoring(manifest.step, manifest.loss_scale, manifest.skipped_steps) as state:
         for kind, held in state.items():
@@ -151,15 +156,23 @@ def load(storage: Storage, uri: str, engine: Engine) -> Manifest:
     return manifest
 
 
-def load_model(storage: Storage, uri: str, module: nn.Module) -> Manifest:
-    """Loads the parameters and buffers of a checkpoint alone, as evaluations need them."""
+def load_model(storage: Storage, uri: str, module: nn.Module, *, raw: bool = False) -> Manifest:
+    """Loads the parameters and buffers of a checkpoint alone, as evaluations need them: the average of those that
+    have one, or if `raw` as training left them."""
     manifest = read_manifest(storage, uri)
-    shapes = {name: tensor.shape for name, tensor in whole_names(module)}
-    _check_fits(shapes, manifest, uri)
-    held = [held_of_module(tensor, name, tensor.shape) for name, tensor in whole_names(module)]
-    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    tensors = dict(whole_names(module))
+    _check_fits({name: tensor.shape for name, tensor in tensors.items()}, manifest, uri)
+    averaged = () if raw else manifest.averaged
+    held: dict[Kind, list[Held]] = {"model": [], "ema": []}
+    for name, tensor in tensors.items():
+        if name in averaged:
+            held["ema"].append(held_of_module(tensor, f"ema.{name}", tensor.shape))
+        else:
+            held["model"].append(held_of_module(tensor, name, tensor.shape))
     with torch.no_grad():
-        _fill(held, sizes, _pieces(storage, uri, manifest, "model"), uri)
+        for kind in held:
+            sizes = {one.name: one.shape.numel() for one in held[kind]}
+            _fill(held[kind], sizes, _pieces(storage, uri, manifest, kind) if sizes else (), uri)
     return manifest
 
 

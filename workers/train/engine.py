@@ -22,14 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from jobspecs.training import Training
+from workers.train.average import WeightAverage
 from workers.train.deepspeed_config import configuration, import_deepspeed, initialize
 from workers.train.lamb import Lamb
 from workers.train.loss_scale import LossScale
 from workers.train.optimizer import MOMENTS, make_moments, make_optimizer
 from workers.train.partition import Held, Partition, held_of_module, whole_names
 
-Kind = Literal["model", "optimizer"]
-"""Parts of the state: parameters and buffers; moments."""
+Kind = Literal["model", "optimizer", "ema"]
+"""Parts of the state: parameters and buffers; moments; where the spec has it, the average of what training changes."""
 
 
 class Engine:
@@ -70,6 +71,16 @@ class Engine:
         make_moments(optimizer, self._partition.tensors)
         if isinstance(optimizer, Lamb):
             optimizer.layouts = self._partition.layouts
+        self._average: WeightAverage | None = None
+        self._averaged_buffers: dict[str, Tensor] = {}
+        self.averaged: tuple[str, ...] = ()
+        """Names of the parameters and buffers of which there is an average."""
+        if training.ema is not None:
+            buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+            self._averaged_buffers = {name: buffers[name] for name in self.shapes if name in buffers}
+            tensors = [*self._partition.tensors, *self._averaged_buffers.values()]
+            self._average = WeightAverage(training.ema.decay, tensors)
+            self.averaged = (*self.trained, *self._averaged_buffers)
         # DeepSpeed's scaling is wrong under ZeRO: see loss_scale.py. That another engine of this process has used
         # fp16 is enough for it to be there.
         self._engine.torch_autocast_z0_gradscaler = None
@@ -126,7 +137,7 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> float:
-        """Clips the gradient to `max_grad_norm` and updates the parameters.
+        """Clips the gradient to `max_grad_norm` and updates the parameters, then their average.
 
         Returns the global L2 norm of the gradient before clipping. Where it is not finite, the step is skipped:
         see `overflowed`.
@@ -136,6 +147,8 @@ class Engine:
         norm = self._step_whole() if self._stage == 0 else self._step_partitioned()
         self.overflowed = not math.isfinite(norm)
         self.skipped_steps += self.overflowed
+        if self._average is not None and not self.overflowed:
+            self._average.update()
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(self.overflowed)
         return norm
@@ -192,19 +205,27 @@ class Engine:
     # --- the state ------------------------------------------------------------------------------------------
 
     def held(self) -> dict[Kind, list[Held]]:
-        """What this rank holds of the state between two steps: of all parameters and buffers, and of the moments of
-        the trained ones. Nothing is copied or sent."""
-        tensors = dict(whole_names(self.module))
-        model = [held_of_module(tensor, name, self.shapes[name]) for name, tensor in tensors.items()]
+        """What this rank holds of the state between two steps: of all parameters and buffers, of the moments of the
+        trained ones, and of their average. Nothing is copied or sent."""
+        model = [held_of_module(tensor, name, self.shapes[name]) for name, tensor in whole_names(self.module)]
         moments: list[Held] = []
         for key in MOMENTS:
-            values = {tensor: self._optimizer.state[tensor][key] for tensor in self._partition.tensors}
-            for name in self.trained:
-                parameter = tensors[name]
-                assert isinstance(parameter, nn.Parameter)
-                held = self._partition.held(parameter, f"{key}.{name}", self.shapes[name], values)
-                moments += [] if held is None else [held]
-        return {"model": model, "optimizer": moments}
+            moments += self._of_trained(key, {t: self._optimizer.state[t][key] for t in self._partition.tensors})
+        state: dict[Kind, list[Held]] = {"model": model, "optimizer": moments}
+        if self._average is not None:
+            values = self._average.values
+            state["ema"] = [*self._of_trained("ema", values)]
+            for name, buffer in self._averaged_buffers.items():
+                state["ema"].append(held_of_module(values[buffer], f"ema.{name}", buffer.shape))
+        return state
+
+    def _of_trained(self, key: str, values: Mapping[Tensor, Tensor]) -> Iterator[Held]:
+        """What `values`, by tensor of the optimizer, hold here of each trained parameter, as `<key>.<name>`."""
+        parameters = dict(self.module.named_parameters())
+        for name in self.trained:
+            held = self._partition.held(parameters[name], f"{key}.{name}", self.shapes[name], values)
+            if held is not None:
+                yield held
 
     @contextlib.contextmanager
     def restoring(
@@ -224,6 +245,8 @@ class Engine:
                 self._engine.optimizer.checkpoint_event_epilogue()
             for slots in self._optimizer.state.values():
                 slots["step"].fill_(step - skipped_steps)
+        if self._average is not None:
+            self._average.updates = step - skipped_steps
         self.skipped_steps = skipped_steps
         if self.loss_scale is not None:
             self.loss_scale = loss_scale or LossScale()

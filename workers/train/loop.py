@@ -190,6 +190,7 @@ def train(task: TrainTask) -> Outcome:
                         shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
                         skipped_steps=engine.skipped_steps,
                         loss_scale=engine.loss_scale,
+                        averaged=engine.averaged,
                     )
                 )
             if last:

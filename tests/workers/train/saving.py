@@ -32,6 +32,7 @@ def manifest_of(engine: Engine, step: int, attempt: int = 2) -> Manifest:
         shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
         skipped_steps=engine.skipped_steps,
         loss_scale=engine.loss_scale,
+        averaged=engine.averaged,
     )
 
 
@@ -60,7 +61,7 @@ def tensors(folder: Path, kind: str) -> dict[str, Tensor]:
         for name, values in safetensors.torch.load_file(folder / file["name"]).items():
             piece = re.fullmatch(r"(.+)\[(\d+):(\d+)\]", name)
             of, start = (piece[1], int(piece[2])) if piece else (name, 0)
-            shape = manifest["shapes"][re.sub(r"^exp_avg(_sq)?\.", "", of)]
+            shape = manifest["shapes"][re.sub(r"^(exp_avg|exp_avg_sq|ema)\.", "", of)]
             if not piece:
                 assert list(values.shape) == shape
             flat = whole.setdefault(of, torch.full(shape, torch.nan, dtype=values.dtype)).view(-1)

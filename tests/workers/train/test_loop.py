@@ -15,13 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 import workers.train.stop
 from jobspecs.errors import TandemError
 from tests.ranks import run_ranks
 from tests.workers.tiny_job import broken, scans, write_run, write_shards
+from workers.evaluate.encode import Encoder
 from workers.run import committed_steps, read_parts
 from workers.storage import Storage
 from workers.train.checkpoint import read_manifest, verify
@@ -73,7 +76,8 @@ def shards(folder: Path) -> Path:
 
 
 def _plain_and_resumed(folder: Path, shards: Path, N: int, overrides: tuple[str, ...]) -> dict[str, TrainTask]:
-    """A run from its start, and one that goes on where the run on one rank was committed."""
+    """A run from its start, and one that goes on where the run on one rank was committed; with averaged weights."""
+    overrides = (*overrides, "training.ema={}")
     committed = f"file://{folder}/plain-1/checkpoints/step-{COMMITTED:08d}"
     resumed = write_run(folder / f"resumed-{N}", shards, overrides)
     return {
@@ -163,6 +167,17 @@ def test_commits_every_few_steps_and_at_the_end(ran: Ran) -> None:
     assert masked > 0
     for name in ("plain", "resumed"):
         assert read_manifest(storage, ran.tasks[name].run.checkpoint(STEPS)).masked_samples == masked
+
+
+def test_evaluations_take_the_average(one_rank: Ran, ran: Ran) -> None:
+    def texts(task: TrainTask, *, raw: bool = False) -> NDArray[np.float32]:
+        encoder = Encoder.of_checkpoint(task.spec, task.run, task.run.checkpoint(STEPS), raw=raw)
+        return encoder.texts(["one", "two", "three"], batch=3)
+
+    expected = texts(one_rank.tasks["plain"])
+    for name in ("plain", "resumed"):
+        np.testing.assert_allclose(texts(ran.tasks[name]), expected, atol=1e-5)
+        assert np.abs(texts(ran.tasks[name], raw=True) - expected).max() > 5e-3
 
 
 def test_masked_samples_are_listed(one_rank: Ran, ran: Ran) -> None:
