@@ -205,13 +205,15 @@ def evaluate(
     model: Model,
     spec: Annotated[Path | None, typer.Option(help="A spec whose evaluations are done, in place of the run's.")] = None,
     only: Annotated[list[str], typer.Option(metavar="NAME", help="Only the evaluation of that name.")] = [],  # noqa: B006
+    raw: Annotated[bool, typer.Option(help="The weights as trained, where the run averages them.")] = False,
     endpoint: Endpoint = None,
     root: Root = "runs",
     output: ResultsOutputOption = ResultsOutput.TABLE,
 ) -> None:
     """Score a model in this process.
 
-    Results of the run's own evaluations are kept in the run directory; those of another spec are printed alone.
+    Results of the run's own evaluations are kept in the run directory; those of another spec, or of raw weights, are
+    printed alone.
     """
     with _told(WRONG):
         from orchestrator.evaluate_alone import chosen, evaluate_alone
@@ -221,7 +223,11 @@ def evaluate(
         evaluations = chosen(found, spec, only)
     with _told(FAILED):
         done = evaluate_alone(
-            found, evaluations, keep=spec is None, tell=lambda message: print(message, file=sys.stderr)
+            found,
+            evaluations,
+            raw=raw,
+            keep=spec is None and not raw,
+            tell=lambda message: print(message, file=sys.stderr),
         )
     _print_results(done, output)
     sys.exit(FAILED if any("failed" in result for result in done) else DONE)

@@ -59,11 +59,14 @@ def evaluate(spec: JobSpec, run: RunDirectory, step: int, evaluations: Sequence[
             yield Ended(evaluation.name, main_score_of(result), seconds=time.monotonic() - began)
 
 
-def encoder_of(spec: JobSpec, run: RunDirectory, checkpoint: str) -> Encoder:
-    """The model of a checkpoint. Raises CheckpointError, DataError, StorageError."""
+def encoder_of(spec: JobSpec, run: RunDirectory, checkpoint: str, *, raw: bool = False) -> Encoder:
+    """The model of a checkpoint. raw: its weights as trained, where the run averages them.
+
+    Raises CheckpointError, DataError, StorageError.
+    """
     from workers.evaluate.encode import Encoder  # torch and transformers, which the driver does without
 
-    return Encoder.of_checkpoint(spec, run, checkpoint)
+    return Encoder.of_checkpoint(spec, run, checkpoint, raw=raw)
 
 
 def score(evaluation: Evaluation, encoder: Encoder, step: int, checkpoint: str) -> Result:

@@ -1,7 +1,7 @@
 """`tandem eval`: evaluations of one checkpoint in this process, without Ray and without a job that runs.
 
-Those of the run's own spec are kept in the run directory, as the job keeps them. Those of another spec are told alone:
-the run's results are of the run's evaluations.
+Those of the run's own spec are kept in the run directory, as the job keeps them. Those of another spec, or of raw
+weights, are told alone: the run's results are of the run's evaluations.
 """
 
 from __future__ import annotations
@@ -38,14 +38,21 @@ def chosen(found: FoundCheckpoint, spec: Path | None, only: Collection[str]) -> 
 
 
 def evaluate_alone(
-    found: FoundCheckpoint, evaluations: Sequence[Evaluation], *, keep: bool, tell: Callable[[str], None]
+    found: FoundCheckpoint,
+    evaluations: Sequence[Evaluation],
+    *,
+    raw: bool = False,
+    keep: bool,
+    tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Results as stored; of one that its data don't allow, `step`, `evaluation` and the cause in `failed`.
 
-    keep: whether they are written into the run directory. Raises CheckpointError, StorageError.
+    raw: the weights as trained, where the run averages them. keep: whether they are written into the run directory.
+
+    Raises CheckpointError, StorageError.
     """
     run, step, uri = found.run, found.manifest.step, found.uri
-    encoder = encoder_of(found.spec, run, uri)
+    encoder = encoder_of(found.spec, run, uri, raw=raw)
     results: list[dict[str, Any]] = []
     for evaluation in evaluations:
         tell(f"evaluation {evaluation.name} of {uri}")
