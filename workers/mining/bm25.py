@@ -45,7 +45,7 @@ class Bm25:
         return scores
 
     def nearest(self, query: str, own: int, k: int) -> tuple[TopK, np.float32]:
-        """The best k candidates by number, of equal ones the smaller, as (1, k); and the score of document `own`.
+        """The best k candidates by number, of equal ones the smaller, as (k,); and the score of document `own`.
 
         A candidate that shares no word with the query is not found.
         """
@@ -53,10 +53,5 @@ class Bm25:
         there = np.flatnonzero(self._candidates & (scores > 0))
         best = there[np.lexsort((there, -scores[there]))[:k]]
         left = k - len(best)
-        return (
-            TopK(
-                np.append(scores[best], np.full(left, -np.inf, np.float32))[None],
-                np.append(best, np.full(left, -1))[None],
-            ),
-            scores[own],
-        )
+        found = np.append(scores[best], np.full(left, -np.inf, np.float32))
+        return TopK(found, np.append(best, np.full(left, -1))), scores[own]
