@@ -8,8 +8,10 @@
     write.py     a shard and its negatives -> a tar with `negatives.json`
 
 A *query* is what negatives are looked for (a query, or an image), a *document* what they are (a document, or a
-caption). Both are known by keys, 64-bit hashes of their contents: what is equal is one, wherever it lies. Candidates
-are numbered in the order of their keys, so that nothing depends on the order or the division of the shards.
+caption). Both are known by keys, 64-bit hashes of their contents: what is equal is one, wherever it lies. (A copy of a
+positive that differs in white space is another document; it scores about what the positive does, and the relative bound
+keeps it out.) Candidates are numbered in the order of their keys, so that nothing depends on the order or the division
+of the shards.
 
 Who spreads it over a cluster is orchestrator/mining.py.
 """

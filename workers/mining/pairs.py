@@ -81,7 +81,7 @@ def read_pairs(
                 documents = columns.documents(sample)
                 if not documents:
                     continue
-                keys = [text_key(document) for document in documents]
+                keys = [hash64(document) for document in documents]
                 query = columns.query(sample)
                 rows.append((place, keys[0], query is not None, query[0] if query else 0))
                 texts.documents.append(documents[0])
@@ -102,11 +102,6 @@ def read_pairs(
         left_out=np.array(left_out, np.int64),
     )
     return pairs, texts
-
-
-def text_key(text: str) -> int:
-    """Texts that differ in white space alone have one key."""
-    return hash64(" ".join(text.split()))
 
 
 class _Columns:
@@ -131,7 +126,7 @@ class _Columns:
             content = _member(sample, self._query_extensions)
             return None if content is None else (image_key(content), "")
         texts = self._texts(sample, self._query_extensions, self._query)
-        return (text_key(texts[0]), texts[0]) if texts else None
+        return (hash64(texts[0]), texts[0]) if texts else None
 
     @staticmethod
     def _texts(sample: TarSample, wanted: tuple[str, ...], section: Text) -> list[str]:
