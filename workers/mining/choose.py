@@ -30,7 +30,8 @@ def choose(
     _, firsts = np.unique(keys[order], return_index=True)
     order = order[np.sort(firsts)]
     order = order[mining.ranks.first - 1 : mining.ranks.last]
-    order = order[scores[order] <= bound(mining.max_similarity_to_positive, positive_score)]
+    # In float64: beside fp32, NumPy would round the bound.
+    order = order[scores[order].astype(np.float64) <= bound(mining.max_similarity_to_positive, positive_score)]
     if mining.sampling == "random":
         drawn = permutation(len(order), mining.seed, "mining", query)[: mining.count]
         return order[np.sort(drawn)]
