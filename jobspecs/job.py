@@ -20,6 +20,7 @@ from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.deepspeed import check_deepspeed
 from jobspecs.evaluation import Evaluation, check_columns
+from jobspecs.mining import Mining, check_mining
 from jobspecs.model import Model, check_inputs, check_towers
 from jobspecs.objective import Objective, TextInfoNCE
 from jobspecs.references import check_references
@@ -36,6 +37,8 @@ NOT_THE_EXPERIMENT = (
     "retry",
     "evaluations",
     "stop",
+    # It makes other tars, and training on those names them.
+    "mining",
     "storage",
     "data.loader",
     "data.max_bad_fraction",
@@ -88,6 +91,8 @@ class JobSpec(Section):
     """How it is scored."""
     stop: EarlyStop | None = None
     """Ends training before its last step, where an evaluation finds nothing better any more."""
+    mining: Mining | None = None
+    """How `tandem mine` finds hard negatives for its data. Training reads what is in the tars, and mines nothing."""
     storage: StorageSpec = StorageSpec()
     """Where the run is kept."""
     deepspeed: dict[str, JsonValue] = Field(default={})
@@ -100,6 +105,8 @@ class JobSpec(Section):
         check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
         check_inputs(self.model, self.data)
         check_times(self.cluster, self.retry)
+        if self.mining is not None:
+            check_mining(self.mining, self.objective.kind)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")

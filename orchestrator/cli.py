@@ -338,6 +338,42 @@ def embed(
 
 
 @app.command()
+def mine(
+    spec: Spec,
+    out: Annotated[str, typer.Option(help="Folder or URI that the new tars go to.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A run, the folder of a checkpoint, or bm25: as mining.model.", show_default=False),
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads it
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time, at most.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Mine hard negatives: copies of the spec's tars, each sample with a negatives.json.
+
+    How is said by the spec's section mining. A model ranks all documents of the corpus for each query (or all texts for
+    each image); of those behind the known answers, some that are near, but not nearer than the answer allows, become
+    negatives. The tars go to OUT/<source>; a spec that names them, with data.negatives, trains with them. Runs as Ray
+    tasks; called again, it goes on with the tars that are not done. _manifest.json, written last, says what they are.
+    """
+    with _told(WRONG):
+        from jobspecs.load import load
+        from orchestrator.mining import find_mining, mine_with_ray
+        from workers.storage import absolute
+
+        named = [] if model is None else [f"mining.model={json.dumps(model)}"]
+        work = find_mining(load(spec, (*overrides, *named)), absolute(out))
+    with _told(FAILED):
+        mined = mine_with_ray(work, workers)
+    if output is Output.JSON:
+        print(json.dumps(asdict(mined), indent=2))
+    else:
+        fewer = f", {mined.fewer:,} of them fewer than {work.mining.count}" if mined.fewer else ""
+        left_out = f"; {mined.left_out:,} samples left out" if mined.left_out else ""
+        print(f"{out}: {mined.negatives:,} negatives for {mined.mined:,} of {mined.samples:,} samples{fewer}{left_out}")
+
+
+@app.command()
 def data(
     kind: Annotated[str, typer.Argument(help="digits, glyphs or stdlib.", show_default=False)],
     directory: Annotated[Path, typer.Argument(help="Where the tars go.", show_default=False)],

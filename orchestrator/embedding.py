@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobspecs.errors import AlreadyExistsError, DataError, JobFailedError, TandemError, UsageError
+from jobspecs.errors import AlreadyExistsError, DataError, TandemError, UsageError
 from jobspecs.job import JobSpec
 from orchestrator.find_checkpoint import FoundCheckpoint
-from orchestrator.scanning import progress
+from orchestrator.ray_tasks import answers
 from workers.data.find_shards import REQUESTS_AT_A_TIME, Folders, find_shards, stem
 from workers.data.keyed import hash64
 from workers.embed.parquet_file import read_record, to_parquet
@@ -32,9 +31,6 @@ from workers.storage import ObjectInfo, Storage, basename, join
 
 if TYPE_CHECKING:
     from workers.embed.shard import Embedder
-
-_TASKS_AT_A_TIME = 1000
-"""Ray looks at all tasks that it waits for."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,11 @@ def find_work(storage: Storage, urls: list[str], out: str, settings: Settings) -
 
     Raises DataError: shards that are missing; UsageError: files of other settings; StorageError.
     """
-    shards = find_shards(urls, Folders(storage))
+    return work_on(storage, find_shards(urls, Folders(storage)), out, settings)
+
+
+def work_on(storage: Storage, shards: list[ObjectInfo], out: str, settings: Settings) -> Work:
+    """As `find_work`, of shards that were found. Raises UsageError, StorageError."""
     return Work(settings, out, shards, _there(storage, shards, out, settings))
 
 
@@ -120,21 +120,21 @@ def embed_with_ray(found: FoundCheckpoint, work: Work, workers: int | None) -> E
         work.settings,
         rows,
         dict(sorted(skipped.items())),
-        [{"shard": one.shard, "file": _file_name(one.shard), "rows": one.rows, "skipped": one.skipped} for one in done],
+        [{"shard": one.shard, "file": file_name(one.shard), "rows": one.rows, "skipped": one.skipped} for one in done],
     )
     found.storage.write(join(work.out, "_manifest.json"), json.dumps(asdict(embedded), indent=2).encode())
     return embedded
 
 
-def _file_name(shard: str) -> str:
-    """Shards of different folders have the same names."""
+def file_name(shard: str) -> str:
+    """Of the embeddings of the shard at that URI. Shards of different folders have the same names."""
     return f"{basename(stem(shard))}-{hash64(shard) % 2**64:016x}.parquet"
 
 
 def _there(storage: Storage, shards: list[ObjectInfo], out: str, settings: Settings) -> dict[str, Record]:
     """What earlier calls embedded, by the shards' URIs. Raises UsageError: it is not what this call would write."""
     files = {info.uri: info.size for info in storage.list(out, deep=False)}
-    wanted = {join(out, _file_name(shard.uri)): shard for shard in shards}
+    wanted = {join(out, file_name(shard.uri)): shard for shard in shards}
     there = [uri for uri in wanted if uri in files]
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
         records = list(pool.map(lambda uri: read_record(storage, uri, files[uri]), there))
@@ -177,43 +177,16 @@ def _embedded(found: FoundCheckpoint, shards: list[ObjectInfo], work: Work, work
     cluster = found.spec.cluster
     start_ray(cluster)
     import ray
-    from ray.exceptions import RayError
 
     task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=min(cluster.gpus_per_worker, 1))(_embed)
     task = task.options(name=f"tandem:embed:{found.spec.name}")
-    left = iter(shards)
-    waiting: list[Any] = []
-    with progress(f"embedding {len(shards):,} shards", len(shards)) as advance:
-        while True:
-            room = (workers or _TASKS_AT_A_TIME) - len(waiting)
-            waiting += [
-                task.remote(found.spec, found.run, found.uri, found.storage, shard, work.out, work.settings)
-                for shard in islice(left, room)
-            ]
-            if not waiting:
-                return
-            done, waiting = ray.wait(waiting, timeout=1.0)
-            try:
-                answers: list[Record | TandemError] = ray.get(done)
-            except RayError as error:
-                _cancel(waiting)
-                raise JobFailedError(
-                    f"embedding failed: {str(error).strip().splitlines()[-1]}. What is done is kept in {work.out}: "
-                    "call again to go on"
-                ) from error
-            for answer in answers:
-                if isinstance(answer, TandemError):
-                    _cancel(waiting)
-                    raise answer
-                advance(1)
-                yield answer
 
+    def start(shard: ObjectInfo) -> Any:
+        return task.remote(found.spec, found.run, found.uri, found.storage, shard, work.out, work.settings)
 
-def _cancel(waiting: list[Any]) -> None:
-    import ray
-
-    for reference in waiting:
-        ray.cancel(reference, force=True)
+    remedy = f"What is done is kept in {work.out}: call again to go on"
+    for _, record in answers(start, shards, len(shards), "embedding", "shards", remedy, workers):
+        yield record
 
 
 def _embed(
@@ -228,7 +201,7 @@ def _embed(
     """Embeds a shard and writes its file. An answer, not an exception: Ray would wrap it in one of its own."""
     try:
         rows, record = _embedder(spec.model_dump_json(), run, checkpoint).embed(storage, shard, settings)
-        uri = join(out, _file_name(shard.uri))
+        uri = join(out, file_name(shard.uri))
         try:
             storage.write(uri, to_parquet(rows, record), if_absent=True)
         except AlreadyExistsError:  # by a task that Ray thought dead, or by another call

@@ -157,10 +157,14 @@ def absolute_uris(spec: JobSpec) -> JobSpec:
         for source in spec.data.sources
     ]
     evaluations = [with_uris(evaluation, absolute) for evaluation in spec.evaluations]
+    mining = spec.mining
+    if mining is not None and mining.corpus is not None:
+        mining = mining.model_copy(update={"corpus": list(map(absolute, mining.corpus))})
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"sources": sources, "loader": _absolute_cache(spec.data.loader)}),
             "evaluations": evaluations,
+            "mining": mining,
             "storage": spec.storage.model_copy(update={"root": absolute(spec.storage.root)}),
         }
     )

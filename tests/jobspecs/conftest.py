@@ -135,6 +135,7 @@ FULL = {
         "model.text=",
         "model.query={kind: config, architecture: bert, settings: {hidden_size: 96}}",
         "model.document={kind: preset, name: BERT-base}",
+        "mining={model: bm25, corpus: [a.tar], max_similarity_to_positive: {absolute: 9.5}}",
         "evaluations=[]",
     ),
     "frozen": (

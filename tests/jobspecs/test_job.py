@@ -177,6 +177,7 @@ FREE = {
     "retry.preempted.max_delay_seconds": 1,
     "evaluations": [],
     "stop": {"evaluation": "held-out-digits", "patience": 9},
+    "mining": {"count": 3},
     "storage.root": "s3://bucket/runs",
     "storage.s3.endpoint": "http://other:9000",
     "storage.s3.region": "other",

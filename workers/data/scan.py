@@ -92,7 +92,7 @@ def check_end(shard: ObjectInfo, storage: Storage) -> None:
     if shard.uri.endswith(".tar"):
         with storage.open(shard.uri, max(0, shard.size - BLOCK), known=shard) as end:
             if shard.size % BLOCK or end.read(BLOCK).strip(b"\0"):
-                raise _damaged(shard.uri, "truncated", "at its end")
+                raise damaged(shard.uri, "truncated", "at its end")
 
 
 def scan_shard(shard: ObjectInfo, source: Source, storage: Storage) -> Scan:
@@ -115,7 +115,7 @@ def scan_shard(shard: ObjectInfo, source: Source, storage: Storage) -> Scan:
                     kept.append(stored)
                 stored += 1
         except TarDamagedError as damage:
-            raise _damaged(shard.uri, damage.cause, f"after {stored} samples") from damage
+            raise damaged(shard.uri, damage.cause, f"after {stored} samples") from damage
     is_compressed = len(offsets) > 1 and offsets[1] == 0
     return Scan.of(stored, () if is_compressed else offsets, None if keep is None else kept)
 
@@ -185,5 +185,6 @@ def _read(storage: Storage, uri: str) -> bytes | None:
         return None
 
 
-def _damaged(uri: str, cause: str, where: str) -> DataError:
+def damaged(uri: str, cause: str, where: str) -> DataError:
+    """The error of a tar that can't be read on."""
     return DataError(f"{uri}: {cause} {where}. Write the tar again or take it out.")

@@ -16,7 +16,7 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -60,7 +60,7 @@ class TarSample:
     """Cause of the damage behind its last member, where there is some: it may lack members then."""
 
 
-def tar_samples(stream: BinaryIO, wanted: frozenset[str], offset: int = 0) -> Iterator[TarSample]:
+def tar_samples(stream: BinaryIO, wanted: Container[str], offset: int = 0) -> Iterator[TarSample]:
     """The samples from byte `offset` on, where `stream` stands: a header of a sample's first member.
 
     Raises TarDamagedError after the last sample that could be read.
@@ -90,7 +90,7 @@ _Member = tuple[int, str, str, bytes | None]
 """Offset, key and extension of a member; its content only where the extension is wanted."""
 
 
-def _members(stream: BinaryIO, wanted: frozenset[str], offset: int) -> Iterator[_Member]:
+def _members(stream: BinaryIO, wanted: Container[str], offset: int) -> Iterator[_Member]:
     """The members of samples from byte `offset` on, which may be that of a compressed tar's beginning."""
     block = stream.read(BLOCK)
     for magic, decompressor in _DECOMPRESSORS.items():
@@ -100,7 +100,7 @@ def _members(stream: BinaryIO, wanted: frozenset[str], offset: int) -> Iterator[
     yield from _plain(block, stream, wanted, offset)
 
 
-def _plain(block: bytes, stream: BinaryIO, wanted: frozenset[str], offset: int) -> Iterator[_Member]:
+def _plain(block: bytes, stream: BinaryIO, wanted: Container[str], offset: int) -> Iterator[_Member]:
     """The members from `block` on, the one at `offset`; `stream` stands behind it."""
     start = offset
     extensions: list[tuple[Header, bytes]] = []
@@ -129,7 +129,7 @@ def _plain(block: bytes, stream: BinaryIO, wanted: frozenset[str], offset: int) 
         raise TarDamagedError("truncated")
 
 
-def _compressed(stream: Any, wanted: frozenset[str]) -> Iterator[_Member]:
+def _compressed(stream: Any, wanted: Container[str]) -> Iterator[_Member]:
     """The members of the tar that `stream` decompresses; their places in the file are not known."""
     try:
         for _, key, extension, content in _plain(stream.read(BLOCK), stream, wanted, 0):

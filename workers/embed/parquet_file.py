@@ -77,6 +77,16 @@ def read_record(storage: Storage, uri: str, size: int) -> Record:
         ) from error
 
 
+def read_vectors(storage: Storage, uri: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Places of the samples in their tar (n,), ascending, and their vectors (n, d), of the file at `uri`, which is one
+    of ours. Raises StorageError."""
+    table = parquet.read_table(arrow.BufferReader(storage.read(uri)), columns=["row", "vector"])
+    vectors = table["vector"].combine_chunks()
+    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    places: NDArray[np.int64] = table["row"].to_numpy()
+    return places, flat.astype(np.float32, copy=False).reshape(-1, vectors.type.list_size)
+
+
 def _tail(storage: Storage, uri: str, size: int, length: int) -> bytes:
     with storage.open(uri, max(0, size - length)) as stream:
         return stream.read()

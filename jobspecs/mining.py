@@ -1,0 +1,95 @@
+"""`mining:` documents that a model takes for answers and that are none: hard negatives for the next training.
+
+With queries and documents, a negative is a document that does not answer the sample's query. With images and texts, it
+is a caption of other images that does not belong to the sample's image; the objective image_text does not train with
+them, other trainers of the mined tars can.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from jobspecs.base import NonNegativeInt, PositiveInt, Section, misplaced
+
+BM25 = "bm25"
+"""The word that names the lexical baseline in place of a model."""
+SIDES = {"text_text": ("query", "document"), "image_text": ("image", "text")}
+"""What negatives are looked for, and what they are: columns of `data:`, by objective."""
+
+
+class Ranks(Section):
+    """Which places of a query's ranking negatives come from. The nearest candidate that is no known positive has
+    rank 1."""
+
+    first: PositiveInt = 1
+    """The smallest. Behind 1, it leaves out the nearest, which are the likeliest to be answers that nobody marked."""
+    last: PositiveInt = 100
+    """The largest."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ranks:
+        if self.first > self.last:
+            raise misplaced("last", f"last {self.last} is below first {self.first}")
+        return self
+
+
+class MaxSimilarity(Section):
+    """How near to the query a negative may be, at most: what is nearer is likely to be an answer that nobody marked."""
+
+    relative: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.95
+    """Of the score of the sample's own positive (TopK-PercPos of Moreira et al. 2024, NV-Retriever, §3.2): with p, and
+    s of the positive, s - (1 - p)·|s|, which is p·s where s is no negative number. None sets no such bound."""
+    absolute: float | None = None
+    """A score: a cosine, or BM25's. None sets no such bound."""
+
+
+class Mining(Section):
+    """How hard negatives are found: `tandem mine` writes tars that have them."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """What ranks the candidates: a run (its newest checkpoint) by directory, URI or name below `storage.root`, the
+    folder of a checkpoint, or `bm25`, the words that query and document share. None takes the run of this job."""
+    corpus: Annotated[list[str], Field(min_length=1)] | None = None
+    """Tars, written as in `data.sources`, whose documents (texts) are the candidates. None takes those of
+    `data.sources`."""
+    count: PositiveInt = 8
+    """Negatives a sample, at most."""
+    ranks: Ranks = Ranks()
+    """Which places of the ranking they come from."""
+    max_similarity_to_positive: MaxSimilarity = MaxSimilarity()
+    """How near to the query they may be."""
+    sampling: Literal["top", "random"] = "top"
+    """`top`: the nearest of those that are left. `random`: drawn among them, keyed by seed and query."""
+    seed: NonNegativeInt = 0
+    """Keys the draws of `random`."""
+
+    @model_validator(mode="after")
+    def _enough_ranks(self) -> Mining:
+        there = self.ranks.last - self.ranks.first + 1
+        if self.count > there:
+            raise misplaced(
+                "count", f"{self.count} negatives can't come from {there} ranks", "Lower it, or raise ranks.last."
+            )
+        return self
+
+
+def check_mining(mining: Mining, objective: str) -> None:
+    """Raises the fault, to be raised by a validator, of mining for an objective that has nothing to be mined."""
+    fault: PydanticCustomError
+    if objective not in SIDES:
+        fault = misplaced("mining", f"objective {objective} has no pairs to mine for", f"Those of {_names()} have.")
+        raise fault
+    if mining.model == BM25 and objective != "text_text":
+        fault = misplaced(
+            "mining.model",
+            f"bm25 compares words, and objective {objective} looks for texts by image",
+            "Name a run or a checkpoint.",
+        )
+        raise fault
+
+
+def _names() -> str:
+    return " and ".join(SIDES)
