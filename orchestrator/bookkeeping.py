@@ -70,7 +70,7 @@ class Bookkeeping:
         self._start = start
         self._world_size = world_size
         self._began = time.monotonic()
-        self._seen = set(committed_steps(job.storage, job.run))
+        self._seen = _told(journal, committed_steps(job.storage, job.run))
         self._stacks: Mapping[int, str] = {}
         self._ended = threading.Event()
         self._abandoned = threading.Event()
@@ -205,3 +205,9 @@ class Bookkeeping:
         """Another's request, which may have come over ours, counts before it."""
         there = requested(self._job.storage, self._job.run)
         self.asked = there if there is Why.INTERRUPTED else self.asked or there
+
+
+def _told(journal: Journal, committed: list[int]) -> set[int]:
+    """Those whose commit is in the event log: a driver that died may have had no time to write the last one down."""
+    events = journal.ledger.events()
+    return {event["step"] for event in events if event["event"] == "checkpoint_committed"}.intersection(committed)

@@ -835,6 +835,14 @@ def test_what_is_only_to_be_looked_at_or_told_may_fail(stage: Make, monkeypatch:
     ]
 
 
+def test_a_commit_that_a_dead_driver_had_no_time_to_tell_is_told(stage: Make) -> None:
+    """Which checkpoints are evaluated depends on how many there were."""
+    set_up = stage([fails(Kind.WORKER_LOST), ends(40)])
+    set_up.commit(8)
+    assert set_up.train()
+    assert [event["step"] for event in set_up.events("checkpoint_committed")] == [8, 40]
+
+
 def test_nodes_that_are_taken_away_too_often(stage: Make) -> None:
     def preempted(stage: Stage) -> Outcome:
         stage.until_asked()
