@@ -118,7 +118,8 @@ class Aftermath:
                 encoded = post_mortem.encoded(attempt, self._job, self._journal.ledger)
                 return replace(failure, encoded=encoded)
         except (StorageError, DataError) as error:
-            return replace(failure, kind=Kind.STORAGE, cause=f"{failure.cause}; then {error}")
+            kind = Kind.DATA if isinstance(error, DataError) else Kind.STORAGE
+            return replace(failure, kind=kind, cause=f"{failure.cause}; then {error}")
         return failure
 
     def _after_load(self, attempt: Attempt, failure: Failure) -> Failure:

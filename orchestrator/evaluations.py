@@ -152,6 +152,8 @@ class Evaluations:
                 self._error = error
         except BaseException as error:
             self._error = error
+            # Training goes on, and the job fails of it when it is done: nobody should learn it only then.
+            self._journal.line(f"evaluations have stopped: {type(error).__name__}: {error}")
         return self._error is not None or self._closed
 
     def _look_once(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobspecs.errors import StorageError
 from jobspecs.job import JobSpec
+from orchestrator.bookkeeping import Bookkeeping
 from orchestrator.evaluations import Evaluations
 from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.interrupt import Interrupt
@@ -93,17 +94,17 @@ class Launcher:
         job, spec, size = self._job, attempt.spec(self._job.spec), attempt.world_size
         task = TrainTask(spec, job.fixed, job.run, attempt.number, attempt.resume_from.uri, self._lease.number)
         monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
-        watch = Watch(
-            job,
-            self._journal,
-            self._interrupt,
-            self._lease,
-            self._workforce,
-            self._evaluations,
-            monitor,
-            attempt=attempt.number,
-            start=attempt.resume_from.step,
-            world_size=size,
-        )
         with contextlib.closing(monitor):
+            books = Bookkeeping(
+                job,
+                self._journal,
+                self._interrupt,
+                self._workforce,
+                self._evaluations,
+                monitor.nodes,
+                attempt=attempt.number,
+                start=attempt.resume_from.step,
+                world_size=size,
+            )
+            watch = Watch(job.spec.name, self._lease, monitor, books)
             return watch.run(lambda: run_attempt(task, spec.cluster, size, monitor.beats))

@@ -13,16 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.bookkeeping import Bookkeeping
-from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
-from orchestrator.interrupt import Interrupt
-from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
-from orchestrator.prepare import Prepared
 from orchestrator.stop_request import Why
-from orchestrator.workforce import Workforce
 
 if TYPE_CHECKING:
     from workers.train.loop import Outcome
@@ -45,36 +40,12 @@ class Ended:
 class Watch:
     """Runs an attempt in a thread and watches it to its end."""
 
-    def __init__(
-        self,
-        job: Prepared,
-        journal: Journal,
-        interrupt: Interrupt,
-        lease: Lease,
-        workforce: Workforce,
-        evaluations: Evaluations,
-        monitor: Monitor,
-        *,
-        attempt: int,
-        start: int,
-        world_size: int,
-    ) -> None:
-        """start: the step that the attempt goes on from. Raises StorageError."""
-        self._name = job.spec.name
+    def __init__(self, name: str, lease: Lease, monitor: Monitor, books: Bookkeeping) -> None:
+        """name: the job's. books: of the attempt, not begun yet."""
+        self._name = name
         self._lease = lease
         self._monitor = monitor
-        self._attempt = attempt
-        self._books = Bookkeeping(
-            job,
-            journal,
-            interrupt,
-            workforce,
-            evaluations,
-            monitor.nodes,
-            attempt=attempt,
-            start=start,
-            world_size=world_size,
-        )
+        self._books = books
 
     def run(self, work: Callable[[], Outcome]) -> Ended:
         """Waits for the end of `work`, which runs the attempt. Raises TakenOverError."""
@@ -89,7 +60,7 @@ class Watch:
                 ended.append(Failure(Kind.BUG, f"{type(error).__name__}: {error}", fingerprint=repr(error)))
 
         # Ray Train takes over SIGINT when it is called from the main thread; ours means "save first".
-        thread = threading.Thread(target=run, name=f"attempt-{self._attempt}", daemon=True)
+        thread = threading.Thread(target=run, name="attempt", daemon=True)
         try:
             hang = self._run(thread)
         except TakenOverError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayError
 from rich.console import Console
 
 from jobspecs.errors import JobFailedError, UnreachableError, UsageError
@@ -697,9 +698,10 @@ HANG = Hang((1,), 9, "rank 1 stood still for 300 s in data of step 9 (a.tar)", "
 def watched(stage: Stage, monitor: Ranks, work: Callable[[], Outcome]) -> watch.Ended:
     none = Evaluations(stage.job, stage.journal)
     force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal, none)
-    return watch.Watch(
-        stage.job, stage.journal, stage.interrupt, stage.lease, force, none, monitor, attempt=1, start=0, world_size=1
-    ).run(work)
+    books = bookkeeping.Bookkeeping(
+        stage.job, stage.journal, stage.interrupt, force, none, monitor.nodes, attempt=1, start=0, world_size=1
+    )
+    return watch.Watch(stage.job.spec.name, stage.lease, monitor, books).run(work)
 
 
 def test_an_attempt_on_a_node_that_drains_is_asked_to_save_and_end(stage: Make) -> None:
@@ -833,6 +835,16 @@ def test_what_is_only_to_be_looked_at_or_told_may_fail(stage: Make, monkeypatch:
         "remarked",
         "checkpoint_committed",
     ]
+
+
+def test_a_ray_that_does_not_answer_costs_looks_and_not_the_job(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent() -> set[str]:
+        raise RayError("the head is away")
+
+    set_up = stage([ends(40)])
+    monkeypatch.setattr(ray_cluster, "draining_nodes", silent)
+    assert set_up.train()
+    assert "Ray did not answer: the head is away" in set_up.output.getvalue()
 
 
 def test_a_commit_that_a_dead_driver_had_no_time_to_tell_is_told(stage: Make) -> None:

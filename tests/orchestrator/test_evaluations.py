@@ -239,3 +239,17 @@ def test_the_end_of_the_context_ends_all_tasks(scene: Set, monkeypatch: pytest.M
     assert set_up.cast.tasks[0].cancelled
     set_up.evaluations.look()
     assert len(set_up.cast.tasks) == 1
+
+
+def test_a_fault_of_the_scheduler_is_told_at_once_and_fails_the_job_at_its_end(
+    scene: Set, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> list[int]:
+        raise ValueError("a bug")
+
+    played = scene("a")
+    monkeypatch.setattr(module, "committed_steps", broken)
+    assert played.evaluations.look()
+    assert "evaluations have stopped: ValueError: a bug" in played.output.getvalue()
+    with pytest.raises(ValueError, match="a bug"):
+        played.evaluations.is_done()

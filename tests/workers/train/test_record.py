@@ -16,6 +16,7 @@ from workers.data.rows import BadSample
 from workers.run import RunDirectory, read_parts
 from workers.storage import ObjectInfo, Storage
 from workers.train.record import Recorder, StepMetrics
+from workers.train.stop import StopWatch
 
 BAD = BadSample(uri="file:///x.tar", place=3, key="k", cause="truncated")
 
@@ -58,3 +59,25 @@ def test_a_store_that_is_away_delays_records_but_no_step(
         recorder.step(line(2), [])
     assert "metrics could not be written yet: no answer" in caplog.text
     assert [record["step"] for record in read_parts(Storage(), run.metrics)] == [1, 2]
+
+
+def test_the_end_of_an_attempt_does_not_wait_for_a_store_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    class Silent(Storage):
+        def write(self, uri: str, data: Any, *, if_absent: bool = False) -> ObjectInfo:
+            assert answers.wait(60)
+            return super().write(uri, data, if_absent=if_absent)
+
+        def exists(self, uri: str) -> bool:
+            assert answers.wait(60)
+            return super().exists(uri)
+
+    monkeypatch.setattr(workers.train.record, "CLOSE_SECONDS", 0.1)
+    run, storage = RunDirectory(f"file://{tmp_path}"), Silent()
+    with Recorder(storage, run, attempt=1, rank=0) as recorder, StopWatch(storage, run.stop):
+        recorder.step(line(1), [])
+    assert not list(read_parts(Storage(), run.metrics))
+    answers.set()
