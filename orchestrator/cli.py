@@ -5,30 +5,40 @@ Each command imports what it needs: `tandem --help` and `tandem validate` need n
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from jobspecs.errors import TandemError
-
-if TYPE_CHECKING:
-    from jobspecs.storage import S3
-    from orchestrator.interrupt import Interrupt
-    from orchestrator.ledger import Ledger
-
-T = TypeVar("T")
-
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done, the job failed, the spec or the call is wrong, interrupted after a checkpoint."""
+from orchestrator.command import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG,
+    Endpoint,
+    Format,
+    Model,
+    Output,
+    OutputOption,
+    Overrides,
+    ResultsOutput,
+    ResultsOutputOption,
+    Root,
+    Run,
+    Spec,
+    VectorType,
+    Workers,
+    given_s3,
+    ledger_of,
+    print_results,
+    section,
+    signals,
+    told,
+    with_workers,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,58 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Contrastive training on Ray clusters: one job spec, the same experiment on any cluster.",
 )
-
-
-class VectorType(StrEnum):
-    """How a number of an embedding is stored."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-class Format(StrEnum):
-    """Whose layout an export has."""
-
-    TRANSFORMERS = "transformers"
-    SENTENCE_TRANSFORMERS = "sentence-transformers"
-    SAFETENSORS = "safetensors"
-
-
-class Output(StrEnum):
-    """How a command answers."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class ResultsOutput(StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-
-
-Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
-Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
-Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100.")
-]
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A run (its newest checkpoint) by directory, URI or name below --root; or the folder of a checkpoint.",
-        show_default=False,
-    ),
-]
-Root = Annotated[str, typer.Option(help="Where runs are looked for by name, as storage.root.")]
-Endpoint = Annotated[
-    str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
-ResultsOutputOption = Annotated[ResultsOutput, typer.Option("--output", "-o", help="How to print them.")]
 
 
 def main() -> None:
@@ -102,12 +60,12 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
     The run directory is <storage.root>/<name>. Run again, the job goes on from its newest checkpoint; a
     finished job is left as it is. Ctrl-C saves a checkpoint first.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from jobspecs.load import load
         from orchestrator.prepare import prepare
 
-        prepared = prepare(load(spec, _with_workers(overrides, workers)))
-    with _told(FAILED):
+        prepared = prepare(load(spec, with_workers(overrides, workers)))
+    with told(FAILED):
         from rich.console import Console
 
         from orchestrator.driver import Driver
@@ -117,10 +75,10 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
 
         interrupt = Interrupt()
         view = View(Console())
-        with _signals(interrupt):
+        with signals(interrupt):
             state = Driver(prepared, view, interrupt).run()
     code = DONE if state is State.SUCCEEDED else INTERRUPTED
-    with _told(code):  # results that can't be read now are there all the same
+    with told(code):  # results that can't be read now are there all the same
         status = Ledger(prepared.storage, prepared.run).status()
         view.results(status, f"{status.name}: {state.label} after {status.step} steps")
     sys.exit(code)
@@ -129,7 +87,7 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
 @app.command()
 def validate(spec: Spec, overrides: Overrides = []) -> None:  # noqa: B006
     """Check a spec: all faults at once, each with its line and a remedy. Looks at no data."""
-    with _told(WRONG):
+    with told(WRONG):
         from jobspecs.load import load
 
         job = load(spec, tuple(overrides))
@@ -150,11 +108,11 @@ def plan(
 
     The plan is that of the run of this name if it is the same experiment, else that of a new run.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from jobspecs.load import load
         from orchestrator.prepare import prepare
 
-        planned = prepare(load(spec, _with_workers(overrides, workers)), only_plan=True).plan
+        planned = prepare(load(spec, with_workers(overrides, workers)), only_plan=True).plan
     if output is Output.JSON:
         print(json.dumps(asdict(planned), indent=2))
     else:
@@ -168,8 +126,8 @@ def plan(
 @app.command()
 def status(run: Run, endpoint: Endpoint = None, output: OutputOption = Output.TABLE) -> None:
     """Show how a run is doing."""
-    with _told(WRONG):
-        answer = _ledger(run, endpoint).status()
+    with told(WRONG):
+        answer = ledger_of(run, endpoint).status()
     if output is Output.JSON:
         print(json.dumps(asdict(answer), indent=2))
     else:
@@ -185,8 +143,8 @@ def status(run: Run, endpoint: Endpoint = None, output: OutputOption = Output.TA
 @app.command()
 def metrics(run: Run, endpoint: Endpoint = None) -> None:
     """Print one JSON object a step, in step order, without repeats after resumes."""
-    with _told(WRONG):
-        ledger = _ledger(run, endpoint)
+    with told(WRONG):
+        ledger = ledger_of(run, endpoint)
         ledger.status()
         for record in ledger.metrics():
             print(json.dumps(record))
@@ -195,9 +153,9 @@ def metrics(run: Run, endpoint: Endpoint = None) -> None:
 @app.command()
 def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = ResultsOutput.TABLE) -> None:
     """Show the results of a run's evaluations: one table over all checkpoints."""
-    with _told(WRONG):
-        found = _ledger(run, endpoint).status().evaluations
-    _print_results(found, output)
+    with told(WRONG):
+        found = ledger_of(run, endpoint).status().evaluations
+    print_results(found, output)
 
 
 @app.command("eval")
@@ -215,13 +173,13 @@ def evaluate(
     Results of the run's own evaluations are kept in the run directory; those of another spec, or of raw weights, are
     printed alone.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from orchestrator.evaluate_alone import chosen, evaluate_alone
         from orchestrator.find_checkpoint import find_checkpoint
 
-        found = find_checkpoint(model, _given_s3(endpoint), root)
+        found = find_checkpoint(model, given_s3(endpoint), root)
         evaluations = chosen(found, spec, only)
-    with _told(FAILED):
+    with told(FAILED):
         done = evaluate_alone(
             found,
             evaluations,
@@ -229,7 +187,7 @@ def evaluate(
             keep=spec is None and not raw,
             tell=lambda message: print(message, file=sys.stderr),
         )
-    _print_results(done, output)
+    print_results(done, output)
     sys.exit(FAILED if any("failed" in result for result in done) else DONE)
 
 
@@ -250,7 +208,7 @@ def index(
     samples begin, so that a loader starts in the middle of a shard with one request. An index that is at --out
     already is brought up to date: unchanged shards are not read again.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from jobspecs.cluster import Cluster
         from jobspecs.data import Source
         from jobspecs.storage import S3
@@ -258,8 +216,8 @@ def index(
         from orchestrator.scanning import scan_with_ray
         from workers.storage import Storage, absolute
 
-        source = _section(Source, name=name, urls=urls)
-        storage = Storage(_section(S3, endpoint=endpoint), read_ahead=2)
+        source = section(Source, name=name, urls=urls)
+        storage = Storage(section(S3, endpoint=endpoint), read_ahead=2)
         place = None if out is None else absolute(out)
         summary = index_source(source, storage, scan_with_ray(storage, Cluster()), place, read_all=read)
     if output is Output.JSON:
@@ -287,11 +245,11 @@ def export(
     all weights in one file by name, a config.json, and tokenizers. Each with tokenizer, image preparation, and a
     README.md: Python that embeds, the spec, what the data were, and the scores.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from orchestrator.exporting import export_model
         from orchestrator.find_checkpoint import find_checkpoint
 
-        export_model(find_checkpoint(model, _given_s3(endpoint), root), format_.value, directory)
+        export_model(find_checkpoint(model, given_s3(endpoint), root), format_.value, directory)
     print(f"{directory}: {format_.value}; README.md says how to use it")
 
 
@@ -320,15 +278,15 @@ def embed(
     with the shards that are not done. Samples that can't be decoded are left out, and counted by cause.
     _manifest.json, written last, says what the files are.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from orchestrator.embedding import embed_with_ray, find_work, settings_of
         from orchestrator.find_checkpoint import find_checkpoint
         from workers.storage import absolute
 
-        found = find_checkpoint(model, _given_s3(endpoint), root)
+        found = find_checkpoint(model, given_s3(endpoint), root)
         settings = settings_of(found, side, dtype.value, tuple(field))
         work = find_work(found.storage, urls, absolute(out), settings)
-    with _told(FAILED):
+    with told(FAILED):
         embedded = embed_with_ray(found, work, workers)
     if output is Output.JSON:
         print(json.dumps(asdict(embedded), indent=2))
@@ -356,14 +314,14 @@ def mine(
     negatives. The tars go to OUT/<source>; a spec that names them, with data.negatives, trains with them. Runs as Ray
     tasks; called again, it goes on with the tars that are not done. _manifest.json, written last, says what they are.
     """
-    with _told(WRONG):
+    with told(WRONG):
         from jobspecs.load import load
         from orchestrator.mining import find_mining, mine_with_ray
         from workers.storage import absolute
 
         named = [] if model is None else [f"mining.model={json.dumps(model)}"]
         work = find_mining(load(spec, (*overrides, *named)), absolute(out))
-    with _told(FAILED):
+    with told(FAILED):
         mined = mine_with_ray(work, workers)
     if output is Output.JSON:
         print(json.dumps(asdict(mined), indent=2))
@@ -380,97 +338,12 @@ def data(
     seed: Annotated[int, typer.Option(help="Seed of splits, captions and negatives.")] = 0,
 ) -> None:
     """Write demo data as WebDataset tars in img2dataset's layout."""
-    with _told(WRONG):
+    with told(WRONG):
         from workers.data.demo import write_demo
 
         summary = write_demo(kind, directory, seed=seed)
     for split in summary.splits:
         print(f"{split.directory}: {split.samples:,} samples in {split.shards} shard{'s' if split.shards > 1 else ''}")
-
-
-def _print_results(found: list[dict[str, Any]], output: ResultsOutput) -> None:
-    from orchestrator.results import as_csv, as_markdown, failures
-
-    match output:
-        case ResultsOutput.JSON:
-            print(json.dumps(found, indent=2))
-        case ResultsOutput.CSV:
-            print(as_csv(found))
-        case ResultsOutput.MARKDOWN:
-            print(as_markdown(found))
-        case ResultsOutput.TABLE:
-            from rich.console import Console
-
-            from orchestrator.view import results_table
-
-            Console().print(results_table(found))
-            for line in failures(found):
-                print(line)
-
-
-def _with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:
-    return (*overrides, *([] if workers is None else [f"cluster.workers={workers}"]))
-
-
-def _section(kind: Callable[..., T], **fields: object) -> T:
-    """A section of a spec whose fields were given as options. Raises UsageError."""
-    from pydantic import ValidationError
-
-    from jobspecs.errors import UsageError
-
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        faults = (f"--{fault['loc'][0]}: {fault['msg']}, given: {fault['input']!r}" for fault in error.errors())
-        raise UsageError("\n".join(faults)) from error
-
-
-def _given_s3(endpoint: str | None) -> S3 | None:
-    """How S3 is reached, where the user says it."""
-    from jobspecs.storage import S3
-
-    return None if endpoint is None else _section(S3, endpoint=endpoint)
-
-
-def _ledger(run: str, endpoint: str | None) -> Ledger:
-    from jobspecs.storage import S3
-    from orchestrator.ledger import Ledger
-    from workers.run import RunDirectory
-    from workers.storage import Storage, absolute
-
-    return Ledger(Storage(_section(S3, endpoint=endpoint)), RunDirectory(absolute(run)))
-
-
-@contextlib.contextmanager
-def _told(code: int) -> Iterator[None]:
-    """Errors made for users are printed without a traceback and end the command with `code`."""
-    from jobspecs.errors import UsageError
-
-    try:
-        yield
-    except TandemError as error:
-        print(f"tandem: {error}", file=sys.stderr)
-        sys.exit(WRONG if isinstance(error, UsageError) else code)
-    except KeyboardInterrupt:
-        print("tandem: stopped at once; what was committed is kept", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _signals(interrupt: Interrupt) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the job to stop with a checkpoint; the second stops it at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interrupt.requested():
-            raise KeyboardInterrupt
-        interrupt.request()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""What the commands of `cli.py` share: arguments and options, exit codes, and how errors and results are told.
+
+Nothing here imports torch or Ray when it is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from jobspecs.errors import TandemError
+
+if TYPE_CHECKING:
+    from jobspecs.storage import S3
+    from orchestrator.interrupt import Interrupt
+    from orchestrator.ledger import Ledger
+
+T = TypeVar("T")
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done, the job failed, the spec or the call is wrong, interrupted after a checkpoint."""
+
+
+class VectorType(StrEnum):
+    """How a number of an embedding is stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class Format(StrEnum):
+    """Whose layout an export has."""
+
+    TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    SAFETENSORS = "safetensors"
+
+
+class Output(StrEnum):
+    """How a command answers."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ResultsOutput(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
+Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100.")
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A run (its newest checkpoint) by directory, URI or name below --root; or the folder of a checkpoint.",
+        show_default=False,
+    ),
+]
+Root = Annotated[str, typer.Option(help="Where runs are looked for by name, as storage.root.")]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
+ResultsOutputOption = Annotated[ResultsOutput, typer.Option("--output", "-o", help="How to print them.")]
+
+
+def print_results(found: list[dict[str, Any]], output: ResultsOutput) -> None:
+    """Results of evaluations, as the user wants them."""
+    from orchestrator.results import as_csv, as_markdown, failures
+
+    match output:
+        case ResultsOutput.JSON:
+            print(json.dumps(found, indent=2))
+        case ResultsOutput.CSV:
+            print(as_csv(found))
+        case ResultsOutput.MARKDOWN:
+            print(as_markdown(found))
+        case ResultsOutput.TABLE:
+            from rich.console import Console
+
+            from orchestrator.view import results_table
+
+            Console().print(results_table(found))
+            for line in failures(found):
+                print(line)
+
+
+def with_workers(overrides: list[str], workers: int | None) -> tuple[str, ...]:
+    """The overrides and --workers."""
+    return (*overrides, *([] if workers is None else [f"cluster.workers={workers}"]))
+
+
+def section(kind: Callable[..., T], **fields: object) -> T:
+    """A section of a spec whose fields were given as options. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from jobspecs.errors import UsageError
+
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        faults = (f"--{fault['loc'][0]}: {fault['msg']}, given: {fault['input']!r}" for fault in error.errors())
+        raise UsageError("\n".join(faults)) from error
+
+
+def given_s3(endpoint: str | None) -> S3 | None:
+    """How S3 is reached, where the user says it."""
+    from jobspecs.storage import S3
+
+    return None if endpoint is None else section(S3, endpoint=endpoint)
+
+
+def ledger_of(run: str, endpoint: str | None) -> Ledger:
+    """Of a run by its directory or URI. Raises UsageError."""
+    from jobspecs.storage import S3
+    from orchestrator.ledger import Ledger
+    from workers.run import RunDirectory
+    from workers.storage import Storage, absolute
+
+    return Ledger(Storage(section(S3, endpoint=endpoint)), RunDirectory(absolute(run)))
+
+
+@contextlib.contextmanager
+def told(code: int) -> Iterator[None]:
+    """Errors made for users are printed without a traceback and end the command with `code`."""
+    from jobspecs.errors import UsageError
+
+    try:
+        yield
+    except TandemError as error:
+        print(f"tandem: {error}", file=sys.stderr)
+        sys.exit(WRONG if isinstance(error, UsageError) else code)
+    except KeyboardInterrupt:
+        print("tandem: stopped at once; what was committed is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def signals(interrupt: Interrupt) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the job to stop with a checkpoint; the second stops it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested():
+            raise KeyboardInterrupt
+        interrupt.request()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
