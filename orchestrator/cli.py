@@ -316,7 +316,8 @@ def mine(
     """
     with told(WRONG):
         from jobspecs.load import load
-        from orchestrator.mining import find_mining, mine_with_ray
+        from orchestrator.mining import mine_with_ray
+        from orchestrator.mining_work import find_mining
         from workers.storage import absolute
 
         named = [] if model is None else [f"mining.model={json.dumps(model)}"]

@@ -13,7 +13,8 @@ from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from orchestrator import mining
 from orchestrator.cli import app
-from orchestrator.mining import find_mining, mine_with_ray
+from orchestrator.mining import mine_with_ray
+from orchestrator.mining_work import find_mining
 from tests.workers.checkpoints import write_untrained_run
 from tests.workers.tiny_job import SPEC as IMAGE_TEXT
 from tests.workers.tiny_job import index_of
