@@ -48,8 +48,8 @@ build/benchmarks/%/.ready: tests/benchmarks/%.txt $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	touch $@
 
-# Those that the losses are tested against: 3 MB.
-peers: build/benchmarks/peers_loss/.ready
+# Those that the tests compare with.
+peers: build/benchmarks/peers_loss/.ready build/benchmarks/peers_search/.ready
 
 bench-data: setup $(PEERS)/.ready
 	PYTHONPATH=$(abspath $(PEERS)) $(BIN)/python -m tests.benchmarks.data
@@ -60,7 +60,7 @@ bench-loss: setup peers
 bench-step: setup peers
 	$(BIN)/python -m tests.benchmarks.step
 
-bench-search: setup build/benchmarks/peers_search/.ready
+bench-search: setup peers
 	PYTHONPATH=$(abspath build/benchmarks/peers_search) $(BIN)/python -m tests.benchmarks.search
 
 bench-recovery: setup

@@ -51,7 +51,11 @@ class Schedule(Section):
 
 
 class EarlyStop(Section):
-    """Ends training when it gets no better."""
+    """Ends training when it gets no better.
+
+    Which step that is depends on when checkpoints were made and how soon they were scored, so on the cluster: up to it
+    every step is what it would be anywhere, and `best_only` and `keep_best` name a checkpoint by its score.
+    """
 
     evaluation: Name
     """Name of the evaluation whose main score tells."""

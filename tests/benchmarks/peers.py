@@ -1,4 +1,4 @@
-"""The peers' losses, models and scores, from where the Makefile installs them (`make peers`, some 3 MB).
+"""The peers' losses, models and scores, from where the Makefile installs them (`make peers`).
 
 open_clip's losses stand in one file that needs torch alone, while the package around it imports torchvision and
 timm: only that file is loaded, and of the towers only those that they import; likewise CLIP_benchmark's file of

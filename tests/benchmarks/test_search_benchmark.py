@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "build" / "benchmarks" / "peers_search"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="FAISS is not installed: `make bench-search` does it")
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="FAISS is not installed: `make peers` does it")
 
 
 def test_both_find_the_same_and_the_ratio_is_larger_where_tandem_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
