@@ -24,12 +24,10 @@ from workers.data.shards import Sample, extensions, read_unindexed
 from workers.data.tokenize import Tokenizer
 from workers.embed.parquet_file import Rows
 from workers.embed.settings import Record, Settings
-from workers.models.build import build
 from workers.models.model import ContrastiveModel
 from workers.run import RunDirectory
-from workers.run_inputs import load_tokenizers
 from workers.storage import ObjectInfo, Storage
-from workers.train.checkpoint import load_model
+from workers.trained import load_trained
 
 BATCH = 128
 """Rows that are encoded at once: 19 MB of pixels at 224²."""
@@ -52,15 +50,9 @@ class Embedder:
 
     @classmethod
     def of_checkpoint(cls, spec: JobSpec, run: RunDirectory, checkpoint: str) -> Embedder:
-        """The model of a spec as the checkpoint at the URI `checkpoint` has it.
-
-        Raises CheckpointError, DataError, StorageError.
-        """
-        storage = Storage(spec.storage.s3)
-        tokenizers = load_tokenizers(storage, run, spec.data)
-        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
-        load_model(storage, checkpoint, model)
-        return cls(spec.data, tokenizers, model)
+        """The model of a checkpoint, as `load_trained` has it, which says what is raised."""
+        trained = load_trained(Storage(spec.storage.s3), spec, run, checkpoint)
+        return cls(spec.data, trained.tokenizers, trained.model)
 
     def embed(self, storage: Storage, shard: ObjectInfo, settings: Settings) -> tuple[Rows, Record]:
         """The embeddings of a shard. Raises DataError: it is not the one that was found; StorageError."""

@@ -25,12 +25,10 @@ from workers.data.find_shards import Folders, find_shards
 from workers.data.shards import Sample, extensions, read_unindexed
 from workers.data.tokenize import Tokenizer
 from workers.evaluate.cache import Cache
-from workers.models.build import build
 from workers.models.tower import Inputs
 from workers.run import RunDirectory
-from workers.run_inputs import load_tokenizers
 from workers.storage import ObjectInfo, Storage, basename
-from workers.train.checkpoint import load_model
+from workers.trained import load_trained
 
 CACHE_BYTES = 2 << 30
 """Of features and columns that are kept, unless told otherwise."""
@@ -125,15 +123,10 @@ class Encoder:
 
     @classmethod
     def of_checkpoint(cls, spec: JobSpec, run: RunDirectory, checkpoint: str, *, raw: bool = False) -> Encoder:
-        """The model of a spec as the checkpoint at the URI `checkpoint` has it: averaged, if it is and not `raw`.
-
-        Raises CheckpointError, DataError, StorageError.
-        """
+        """The model of a checkpoint, as `load_trained` has it, which says what is raised."""
         storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
-        tokenizers = load_tokenizers(storage, run, spec.data)
-        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
-        load_model(storage, checkpoint, model, raw=raw)
-        return cls(spec.data, storage, tokenizers, model)
+        trained = load_trained(storage, spec, run, checkpoint, raw=raw)
+        return cls(spec.data, storage, trained.tokenizers, trained.model)
 
     @torch.inference_mode()
     def texts(self, texts: list[str], batch: int, side: str = "text") -> NDArray[np.float32]:

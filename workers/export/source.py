@@ -10,12 +10,11 @@ import torch
 from jobspecs.job import JobSpec
 from workers.data.tokenize import Tokenizer
 from workers.export.towers import PlainTower
-from workers.models.build import build
 from workers.models.model import ContrastiveModel
 from workers.run import RunDirectory
-from workers.run_inputs import load_tokenizers
 from workers.storage import Storage
-from workers.train.checkpoint import Manifest, load_model
+from workers.train.checkpoint import Manifest
+from workers.trained import load_trained
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,8 @@ class Source:
         scores: tuple[dict[str, Any], ...] = (),
     ) -> Source:
         """Reads the checkpoint at the URI `checkpoint`. Raises CheckpointError, DataError, StorageError, UsageError."""
-        tokenizers = load_tokenizers(storage, run, spec.data)
-        model = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
-        manifest = load_model(storage, checkpoint, model)
-        return cls(spec, checkpoint, manifest, model.eval(), tokenizers, scores)
+        trained = load_trained(storage, spec, run, checkpoint)
+        return cls(spec, checkpoint, trained.manifest, trained.model, trained.tokenizers, scores)
 
     @property
     def towers(self) -> tuple[PlainTower, ...]:
