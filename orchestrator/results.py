@@ -36,19 +36,20 @@ def main_scores(storage: Storage, run: RunDirectory, evaluations: Sequence[Evalu
 
 
 def main_score_of(storage: Storage, run: RunDirectory, step: int, evaluation: Evaluation) -> MainScore | None:
-    """The main score of a checkpoint; None where there is no result of this evaluation as it now stands.
+    """The main score of a checkpoint; None where there is no result of this evaluation as it now stands. One that is
+    damaged is none: it is done again.
 
     Raises StorageError.
     """
     try:
         result = json.loads(storage.read(run.evaluation(step, evaluation.name)))
-    except NotFoundError:
+        if result["spec_hash"] != evaluation_hash(evaluation):
+            return None
+        # Results of older versions have scores of one direction alone.
+        name = result["main"]
+        return MainScore(name, float(result["scores"][name]), result.get("higher_is_better", True))
+    except (NotFoundError, ValueError, KeyError, TypeError):
         return None
-    if result["spec_hash"] != evaluation_hash(evaluation):
-        return None
-    # Results of older versions have scores of one direction alone.
-    name = result["main"]
-    return MainScore(name, float(result["scores"][name]), result.get("higher_is_better", True))
 
 
 HEADINGS = ("step", "evaluation", "score", "value", "chance", "interval", "samples", "all scores")

@@ -253,3 +253,16 @@ def test_a_fault_of_the_scheduler_is_told_at_once_and_fails_the_job_at_its_end(
     assert "evaluations have stopped: ValueError: a bug" in played.output.getvalue()
     with pytest.raises(ValueError, match="a bug"):
         played.evaluations.is_done()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"spec_hash": 1, "main": "a", "scores": null}'])
+def test_a_damaged_result_is_done_again(scene: Set, content: bytes) -> None:
+    set_up = scene("a", a=EVERY)
+    set_up.commit(10)
+    set_up.job.storage.write(set_up.job.run.evaluation(10, "a"), content)
+    set_up.evaluations.admit()
+    for _ in range(3):
+        set_up.evaluations.look()
+    assert set_up.cast.tries == [(10, "a")]
+    (finished,) = set_up.told("finished")
+    assert finished["score"] == 0.5
