@@ -9,7 +9,8 @@ both sides are the same rows: the sums of a column are those of a row on another
 
 Each rank walks over its own rows of S in tiles, and once more in the backward pass: dA is then complete
 on the rank, dG is to be summed over the ranks (with `symmetric`, dA holds both roles of a row and there is no dG: no
-features travel in the backward pass). Memory is O((R + C)·d + tile), never O(R·C); 8·R·C·d FLOPs.
+features travel in the backward pass). Memory is O((R + C)·d + tile), never O(R·C). 8·R·C·d FLOPs, of which up to 2
+are saved: some tiles are kept for the backward pass (`KEPT`).
 
 A rank returns N times its part of the loss. Data-parallel training averages gradients over the ranks, and the mean
 of those parts' gradients is the gradient of the loss: for the towers and for the scale. The scale's gradient is
@@ -22,6 +23,7 @@ d width.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -40,6 +42,12 @@ PLAIN_LOGIT = 70.0
 """Up to this logit, exponentials are taken without subtracting a maximum first: a million of exp(70) stay below
 fp32's largest number, exp(-70) has all its digits, and features of length 1 keep S within ± s. It saves half of the
 passes over a tile. Beyond it (s = 100 is CLIP's bound), each row and column subtracts its largest logit."""
+
+KEPT = 0.25
+"""How much memory the tiles have that are kept from the forward pass to the backward pass, which need not compute them
+again: this share of the travelling features', so that memory stays linear. All of S is kept where 4·R ≤ d, as many
+ranks have it. At 8,192 rows on four ranks (d = 512) a quarter, a half and the whole were equally fast within the noise
+of a CPU; at 16,384 the first takes 138 MiB, the last 164."""
 
 
 def contrast(
@@ -113,6 +121,24 @@ class _Sums:
         return Queries(positive, tuple(lse), self._count, self._logits, none.to(positive.dtype))
 
 
+class _Kept:
+    """The exponentials of the first tiles, up to so many bytes, from the forward pass to the backward pass."""
+
+    def __init__(self, nbytes: float) -> None:
+        self._left = nbytes
+        self._tiles: deque[list[Tensor]] = deque()
+
+    def offer(self, exponentials: list[Tensor]) -> None:
+        """Keeps those of the next tile, if there was and is room."""
+        self._left -= sum(exponential.nbytes for exponential in exponentials)
+        if self._left >= 0:
+            self._tiles.append(exponentials)
+
+    def take(self) -> list[Tensor] | None:
+        """Of the next tile in the same order, to be written over; None when all are taken."""
+        return self._tiles.popleft() if self._tiles else None
+
+
 class _Contrast(Function):
     @staticmethod
     def forward(
@@ -129,11 +155,14 @@ class _Contrast(Function):
         )
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
+        factored, kept = _is_factored(rule, plain=plain), _Kept(KEPT * G.nbytes)
         for tile in tiles(A, G, scale, pairs):
             of_row, of_column = _negatives(tile, limits)
             # Over the tile itself where nobody else asks for its logits: half the memory.
             last = limits is None and not rule.counts and not measure
             of_row_exp = _exponentials(of_row, rule, over=last) if plain else []
+            if factored:
+                kept.offer(of_row_exp)
             queries = slice(tile.rows.start, min(tile.rows.stop, Q))
             if rule.to_travelling and queries.start < queries.stop:
                 n = queries.stop - queries.start
@@ -158,7 +187,8 @@ class _Contrast(Function):
         if rule.to_resident:
             loss = loss + rule.to_resident * (own * of_columns.losses(rule)[pairs.own]).sum()
             hits = hits + rule.to_resident * (own * beats(positive, columns.best[pairs.own], scale)).sum()
-        ctx.pairs, ctx.rule, ctx.limits, ctx.plain = pairs, rule, limits, plain
+        ctx.pairs, ctx.rule, ctx.limits, ctx.kept = pairs, rule, limits, kept
+        ctx.factored = factored
         ctx.save_for_backward(A, G, scale, weight, of_rows.stacked(), of_columns.stacked())
         ctx.mark_non_differentiable(hits)
         return loss, hits if measure else torch.zeros_like(hits)
@@ -180,7 +210,11 @@ class _Contrast(Function):
         grad_A = torch.zeros_like(A)
         grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] and not rule.symmetric else None
         for tile in tiles(A, G, scale, pairs):
-            dS_rc = _gradient(tile, rows, columns, ctx)
+            if ctx.factored:
+                exponentials = ctx.kept.take() or _exponentials(tile.logits(), rule, over=True)
+                dS_rc = _factored_gradient(exponentials, tile, rows, columns)
+            else:
+                dS_rc = _gradient(tile, rows, columns, ctx)
             if wanted_A:
                 grad_A[tile.rows].addmm_(dS_rc, G[tile.columns])
             if grad_G is not None:
@@ -212,12 +246,13 @@ def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tup
 
 def _negatives(tile: Tile, limits: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     """(r, c) twice: the logits as resident queries see their candidates, and as travelling queries do."""
+    logits = tile.logits()
     if limits is None:
-        return tile.logits, tile.logits
+        return logits, logits
     of_row, of_column = limits
     return (
-        tile.logits.masked_fill(tile.logits > of_row[tile.rows, None], NEVER),
-        tile.logits.masked_fill(tile.logits > of_column[tile.columns], NEVER),
+        logits.masked_fill(logits > of_row[tile.rows, None], NEVER),
+        logits.masked_fill(logits > of_column[tile.columns], NEVER),
     )
 
 
@@ -242,25 +277,36 @@ def _padded(gradient: Gradient, R: int) -> Gradient:
     )
 
 
+def _is_factored(rule: Rule, *, plain: bool) -> bool:
+    """Rows and columns of ∂L/∂S share the exponentials, and differ by a factor alone."""
+    return plain and rule.margin is None and not rule.label_smoothing
+
+
+def _factored_gradient(
+    exponentials: list[Tensor], tile: Tile, rows: Gradient | None, columns: Gradient | None
+) -> Tensor:
+    """As `_gradient`, where it `_is_factored`; over the exponentials of the tile."""
+    rows = None if rows is None else rows[tile.rows]
+    columns = None if columns is None else columns[tile.columns]
+    total = None
+    for number, exponential in enumerate(exponentials):
+        by_row = None if rows is None else (rows.factors[number] * rows.logs[number].exp())[:, None]
+        by_column = None if columns is None else columns.factors[number] * columns.logs[number].exp()
+        factor = by_column if by_row is None else by_row if by_column is None else by_row + by_column
+        assert factor is not None
+        exponential *= factor
+        total = exponential if total is None else total.add_(exponential)
+    assert total is not None
+    return total
+
+
 def _gradient(tile: Tile, rows: Gradient | None, columns: Gradient | None, ctx: Any) -> Tensor:
     """(r, c): ∂L/∂S of a tile, positives apart."""
     rule, limits = ctx.rule, ctx.limits
     rows = None if rows is None else rows[tile.rows]
     columns = None if columns is None else columns[tile.columns]
-    if limits is None and ctx.plain and not rule.label_smoothing:
-        # All share the exponentials, and only a row's and a column's factor differ.
-        total = None
-        for number, exponential in enumerate(_exponentials(tile.logits, rule, over=True)):
-            by_row = None if rows is None else (rows.factors[number] * rows.logs[number].exp())[:, None]
-            by_column = None if columns is None else columns.factors[number] * columns.logs[number].exp()
-            factor = by_column if by_row is None else by_row if by_column is None else by_row + by_column
-            assert factor is not None
-            exponential *= factor
-            total = exponential if total is None else total.add_(exponential)
-        assert total is not None
-        return total
-    total = torch.zeros_like(tile.logits)
     of_row, of_column = _negatives(tile, limits)
+    total = torch.zeros_like(of_row)
     for logits, gradient, dim in ((of_row, rows, 1), (of_column, columns, 0)):
         if gradient is None:
             continue

@@ -58,15 +58,19 @@ def rank() -> int:
 class Pending:
     """A collective that is under way."""
 
-    def __init__(self, result: Tensor, work: Any = None) -> None:
+    def __init__(self, result: Tensor, work: Any = None, then: Callable[[Tensor], Tensor] | None = None) -> None:
+        """then: what is left to do with the result, when it is there."""
         self._result = result
         self._work = work
+        self._then = then
 
     def wait(self) -> Tensor:
         """The result, when it is there."""
         if self._work is not None:
             self._work.wait()
             self._work = None
+        if self._then is not None:
+            self._result, self._then = self._then(self._result), None
         return self._result
 
 
@@ -85,9 +89,15 @@ def start_scatter(partial: Tensor) -> Pending:
     N = world_size()
     if N == 1:
         return Pending(partial)
-    own = partial.new_empty((partial.shape[0] // N, *partial.shape[1:]))
+    m, partial = partial.shape[0] // N, partial.contiguous()
     traffic.count(partial.nbytes, 1)
-    return Pending(own, _reduce_scatter(own, partial.contiguous(), async_op=True))
+    if dist.get_backend() == "gloo":
+        # Its reduce-scatter is an all-reduce of the whole, of which it keeps a part: twice the bytes.
+        parts = torch.empty_like(partial)
+        work = dist.all_to_all_single(parts, partial, async_op=True)
+        return Pending(parts, work, lambda parts: parts.view(N, m, *parts.shape[1:]).sum(0))
+    own = partial.new_empty((m, *partial.shape[1:]))
+    return Pending(own, _reduce_scatter(own, partial, async_op=True))
 
 
 def all_gather_rows(local: Tensor) -> Tensor:

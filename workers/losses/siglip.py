@@ -102,7 +102,7 @@ class _Sigmoid(Function):
         loss = (own * -F.logsigmoid(positive + bias)).sum()
         best = torch.full_like(positive, NEVER)
         for tile in tiles(A, G, scale, pairs):
-            logits = tile.logits
+            logits = tile.logits()
             if limits is not None:
                 out = (logits > limits[0][tile.rows, None]) | (logits > limits[1][tile.columns])
                 logits.masked_fill_(out, NEVER)

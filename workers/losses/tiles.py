@@ -29,8 +29,17 @@ class Tile:
 
     rows: slice
     columns: slice
-    logits: Tensor
-    """(r, c): S, NEVER where an entry is no negative of anybody. May be written over."""
+    _scaled: Tensor
+    """(r, d): the rows, times the scale."""
+    _columns: Tensor
+    """(c, d)."""
+    _pairs: Pairs
+
+    def logits(self) -> Tensor:
+        """(r, c): S, NEVER where an entry is no negative of anybody. Computed anew: the caller may write over it."""
+        logits = self._scaled @ self._columns.T
+        _take_out(logits, self.rows, self.columns, self._pairs)
+        return logits
 
 
 def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
@@ -48,9 +57,7 @@ def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
         scaled = A[rows] * scale
         for left in range(0, C, width - width % 2):
             columns = slice(left, min(left + width - width % 2, C))
-            logits = scaled @ G[columns].T
-            _take_out(logits, rows, columns, pairs)
-            yield Tile(rows, columns, logits)
+            yield Tile(rows, columns, scaled, G[columns], pairs)
 
 
 def tile_bytes(device: torch.device) -> int:

@@ -68,12 +68,14 @@ def _infonce(n: int, d: int, K: int = 0, frozen: bool = False, **rule: Any) -> C
     keys, negative_keys = torch.arange(n)[:, None] // 2, torch.arange(n * K)[:, None]
     valid = _ones(n) & (torch.arange(n) % 5 > 0)
     pairs = gather_pairs(valid, keys=keys, negatives_valid=_ones(n * K), negative_keys=negative_keys)
-    return lambda: infonce(A, T, torch.tensor(10.0, requires_grad=True), rule=Rule(**rule), pairs=pairs)
+    scale = torch.tensor(10.0, requires_grad=True)
+    return lambda: infonce(A, T, scale, rule=Rule(**rule), pairs=pairs)
 
 
 def _ntxent(n: int, d: int, **rule: Any) -> Callable[[], Tensor]:
     Z = F.normalize(torch.randn(n // 2, 2, d, dtype=torch.float64), dim=-1).requires_grad_()
-    return lambda: ntxent(Z, torch.tensor(10.0, requires_grad=True), rule=Rule(**rule))
+    scale = torch.tensor(10.0, requires_grad=True)
+    return lambda: ntxent(Z, scale, rule=Rule(**rule))
 
 
 def _siglip(n: int, d: int, frozen: bool = False, **options: Any) -> Callable[[], Tensor]:
@@ -126,3 +128,43 @@ def test_memory_is_linear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (512, 1024, 2048):
         # Two to three times the features: gradients, and the features times the scale. The matrix of 2,048 has 32 MiB.
         assert watched(LOSSES[name](n, d)).peak < 3.5 * rows * n * d * FP64 + 8 * tile_bytes
+
+
+FACTORED = [name for name in LOSSES if "option" not in name and "siglip" not in name]
+
+
+@pytest.mark.parametrize("name", FACTORED)
+def test_kept_tiles_save_products(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is kept, the gradient is the same to the last bit; and a second backward pass has it too."""
+    set_tile(monkeypatch, 4096 * FP64)
+    torch.manual_seed(0)
+    loss = LOSSES[name](256, 16)
+    leaves = _leaves(loss())
+    results, products = [], []
+    for kept in (0.0, 1.0, 1000.0):
+        monkeypatch.setattr(workers.losses.contrast, "KEPT", kept)
+        for leaf in leaves:
+            leaf.grad = None
+        products.append(watched(loss).products)
+        results.append([leaf.grad for leaf in leaves])
+    assert products[0] > products[1] > products[2], products
+    of_S = products[0] - products[2]  # with everything kept, S is computed once instead of twice
+    assert of_S * (3 if name == "ntxent" else 4) == products[0]
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+
+    value = loss()
+    once = torch.autograd.grad(value, leaves, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(value, leaves), once, rtol=0, atol=0)
+
+
+def _leaves(value: Tensor) -> list[Tensor]:
+    """What gradients go to."""
+    found, nodes = {}, [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            if hasattr(node, "variable"):
+                found[id(node.variable)] = node.variable
+            nodes += [following for following, _ in node.next_functions]
+    return list(found.values())

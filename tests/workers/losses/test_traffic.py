@@ -40,7 +40,6 @@ class Listening:
         "all_gather",
         "all_gather_object",
         "all_to_all",
-        "all_to_all_single",
         "broadcast",
         "gather",
         "reduce",
@@ -59,7 +58,8 @@ class Listening:
 
     def __enter__(self) -> Listening:
         self._listen(gather, "_all_gather", lambda whole, *_: ("gather", whole.nbytes))
-        self._listen(gather, "_reduce_scatter", lambda own, whole: ("scatter", whole.nbytes))
+        # On gloo, whose own reduce-scatter carries twice the bytes.
+        self._listen(dist, "all_to_all_single", lambda parts, whole: ("scatter", whole.nbytes))
         self._listen(dist, "all_reduce", lambda whole: ("reduce", whole.nbytes))
         for name in self.FORBIDDEN:
             self._patch.setattr(dist, name, functools.partial(self._forbidden, name))
