@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,9 @@ class Stage:
     def __enter__(self) -> Stage:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+        # A dashboard on a free port: another cluster on this machine may have Ray's own.
+        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": _free_port()}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(self._others):
             self.add_node()
         return self
@@ -203,3 +206,10 @@ def is_train_worker(process: psutil.Process) -> bool:
         return "RayTrainWorker" in " ".join(process.cmdline())
     except psutil.Error:
         return False
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
