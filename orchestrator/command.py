@@ -155,14 +155,18 @@ def told(code: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals(interrupt: Interrupt) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the job to stop with a checkpoint; the second stops it at once."""
+    """The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) asks the job to stop with a checkpoint; the second
+    stops it at once. One that is ignored, as `nohup` has it, stays so."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupt.requested():
             raise KeyboardInterrupt
         interrupt.request()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    meant = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: handler for number in meant if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:

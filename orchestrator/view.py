@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -32,7 +33,9 @@ class View:
     def line(self, message: str, at: float | None = None) -> None:
         """A message with the time of day."""
         clock = time.strftime("%H:%M:%S", time.localtime(at))
-        self.console.print(f"{clock}  {message}", highlight=False, markup=False, soft_wrap=True)
+        # A terminal that was closed does not take the job with it: the event log has it all.
+        with contextlib.suppress(OSError):
+            self.console.print(f"{clock}  {message}", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
         """The newest step, if the last one shown is a while ago or this is the last of all."""

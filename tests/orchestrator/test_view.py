@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import Any
 
@@ -119,3 +120,14 @@ def test_a_status_tells_name_and_state_once_and_the_kinds_of_failures() -> None:
     assert output.getvalue().count("interrupted") == 1
     assert "attempt 1 at step 3 (worker_lost): rank 1: it died" in output.getvalue()
     assert "attempt 2 at step 3: as older versions tell it" in output.getvalue()
+
+
+class Closed(io.StringIO):
+    """A terminal that is not there any more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_closed_terminal_takes_nothing_with_it() -> None:
+    View(Console(file=Closed())).line("step 1")
