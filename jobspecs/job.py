@@ -37,7 +37,7 @@ NOT_THE_EXPERIMENT = (
     "retry",
     "evaluations",
     "stop",
-    # It makes other tars, and training on those names them.
+    # `tandem mine` makes other tars, and training on those names them. A job that mines for itself is another matter.
     "mining",
     "storage",
     "data.loader",
@@ -92,7 +92,7 @@ class JobSpec(Section):
     stop: EarlyStop | None = None
     """Ends training before its last step, where an evaluation finds nothing better any more."""
     mining: Mining | None = None
-    """How `tandem mine` finds hard negatives for its data. Training reads what is in the tars, and mines nothing."""
+    """How `tandem mine` finds hard negatives for its data, and whether the job does so while it trains."""
     storage: StorageSpec = StorageSpec()
     """Where the run is kept."""
     deepspeed: dict[str, JsonValue] = Field(default={})
@@ -106,7 +106,7 @@ class JobSpec(Section):
         check_inputs(self.model, self.data)
         check_times(self.cluster, self.retry)
         if self.mining is not None:
-            check_mining(self.mining, self.objective.kind)
+            check_mining(self.mining, self.objective.kind, self.data.negatives)
         batch, lanes = self.training.global_batch, self.data.lanes
         if lanes != "auto" and batch % lanes:
             raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")
@@ -158,12 +158,18 @@ class JobSpec(Section):
                     "The whole width is trained in any case.",
                 )
 
+    @property
+    def job_mining(self) -> Mining | None:
+        """`mining`, if the job itself mines."""
+        return self.mining if self.mining is not None and self.mining.in_job else None
+
     def experiment(self) -> dict[str, Any]:
         """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""
+        free = [pattern for pattern in NOT_THE_EXPERIMENT if pattern != "mining" or self.job_mining is None]
         return {
             ".".join(path): value
             for path, value in _leaves(self.model_dump(mode="json"))
-            if not any(_matches(path, pattern.split(".")) for pattern in NOT_THE_EXPERIMENT)
+            if not any(_matches(path, pattern.split(".")) for pattern in free)
         }
 
     def experiment_hash(self) -> str:

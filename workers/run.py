@@ -13,6 +13,7 @@
                                              what became masked rows, written by each rank
         stacks/a00001-r00000.txt              where the threads of a rank were when its attempt hung
         checkpoints/step-00000100/            safetensors, and manifest.json, written last
+        negatives/v00001/                     hard negatives of a job that mines: see `workers.data.negatives`
         evaluations/step-00000100/<name>.json
         stop                                  there while somebody asks the job to stop
 
@@ -144,6 +145,10 @@ class RunDirectory:
     def checkpoint(self, step: int) -> str:
         """The checkpoint after `step` optimizer steps."""
         return join(self.checkpoints, f"step-{step:08d}")
+
+    def negatives(self, version: int) -> str:
+        """The folder of a version of the negatives that the job mines."""
+        return join(self.uri, "negatives", f"v{version:05d}")
 
     def evaluation(self, step: int, name: str) -> str:
         """The result of an evaluation of a checkpoint."""

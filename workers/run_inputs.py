@@ -1,9 +1,11 @@
-"""What a rank needs besides spec and plan, as the run directory keeps it: indexes and tokenizers."""
+"""What a rank needs besides spec and plan, as the run directory keeps it: indexes, tokenizers, mined negatives."""
 
 from __future__ import annotations
 
 from jobspecs.data import Data
+from jobspecs.errors import DataError
 from workers.data.index import Index
+from workers.data.negatives import NONE, NegativesTable, read_table
 from workers.data.tokenize import Tokenizer
 from workers.run import RunDirectory
 from workers.storage import Storage
@@ -20,3 +22,17 @@ def load_indexes(storage: Storage, run: RunDirectory, data: Data) -> tuple[Index
 def load_tokenizers(storage: Storage, run: RunDirectory, data: Data) -> dict[str, Tokenizer]:
     """The tokenizer of each text column. Raises DataError, StorageError."""
     return {name: Tokenizer.from_bytes(storage.read(run.tokenizer(name)), run.tokenizer(name)) for name in data.texts}
+
+
+def load_negatives(storage: Storage, run: RunDirectory, version: int) -> NegativesTable:
+    """A version of the negatives that the job mines; version 0 is none. Raises DataError: it is not there, or damaged;
+    StorageError."""
+    if not version:
+        return NONE
+    table = read_table(storage, run.negatives(version))
+    if table is None:
+        raise DataError(
+            f"{run.negatives(version)} holds no negatives: they are mined by the driver, before the attempt that needs "
+            "them. Run the job with `tandem run`"
+        )
+    return table

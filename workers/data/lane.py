@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from workers.data.index import Index
+from workers.data.negatives import NONE, NegativesTable
 from workers.data.order import SourceOrder
 from workers.data.row_maker import RowMaker
 from workers.data.rows import BadSample, Rows
@@ -15,7 +16,8 @@ from workers.storage import Storage
 
 class Lane:
     """The rows of lane number `lane`, from `first_step` to before `last_step`. `orders` are of the sources that
-    `indexes` are of; the lanes of a process share them. `opening` is told which shard of which source it reads."""
+    `indexes` are of; the lanes of a process share them. `opening` is told which shard of which source it reads.
+    negatives: that the job has mined."""
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class Lane:
         first_step: int,
         last_step: int,
         opening: Callable[[int, int], None] = lambda source, shard: None,
+        negatives: NegativesTable = NONE,
     ) -> None:
         self._maker = maker
         self._streams = [
@@ -40,6 +43,7 @@ class Lane:
                 first_step=first_step,
                 last_step=last_step,
                 opening=partial(opening, order.number),
+                negatives=partial(negatives.of_shard, storage, index.source),
             )
             for index, order in zip(indexes, orders, strict=True)
             if order.layout.slots_of(order.number, lane)

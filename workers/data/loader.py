@@ -26,6 +26,7 @@ from jobspecs.errors import TandemError
 from jobspecs.storage import S3
 from workers.data.index import Index
 from workers.data.loader_process import Filled, Task
+from workers.data.negatives import NegativesTable
 from workers.data.order import Layout, lanes_of_rank, rows_per_rank
 from workers.data.rows import BadSample, Rows
 from workers.data.tokenize import Tokenizer
@@ -73,7 +74,9 @@ class Loader:
         world_size: int,
         first_step: int,
         last_step: int,
+        negatives: NegativesTable | None = None,
     ) -> None:
+        """negatives: what a job that mines for itself has mined; None takes those that the samples have."""
         self._layout = layout
         self._data = data
         self._steps = range(first_step, last_step)
@@ -85,7 +88,7 @@ class Loader:
         self._awaited: _Process | None = None
         try:
             for share in self._shares:
-                task = Task(indexes, layout, data, tokenizers, s3, tuple(share), first_step, last_step)
+                task = Task(indexes, layout, data, tokenizers, s3, tuple(share), first_step, last_step, negatives)
                 self._processes.append(_Process(task))
         except BaseException:
             self.close()

@@ -22,6 +22,7 @@ from jobspecs.errors import TandemError
 from jobspecs.storage import S3
 from workers.data.index import Index
 from workers.data.lane import Lane
+from workers.data.negatives import NONE, NegativesTable
 from workers.data.order import Layout, SourceOrder
 from workers.data.reading import Reading, reading_bytes
 from workers.data.row_maker import RowMaker
@@ -46,6 +47,8 @@ class Task:
     first_step: int
     last_step: int
     """Steps first_step … last_step - 1, from 0."""
+    negatives: NegativesTable | None = None
+    """What a job that mines for itself has mined; None takes those that the samples have."""
 
     @property
     def rows(self) -> int:
@@ -92,7 +95,7 @@ def serve(connection: Connection, memory: int) -> None:
     task: Task = connection.recv()
     slots, reading = task.map_memory(memory)
     storage = Storage(task.s3, task.data.loader.cache, task.data.loader.read_ahead)
-    maker = RowMaker(task.data, task.tokenizers, task.layout.seed)
+    maker = RowMaker(task.data, task.tokenizers, task.layout.seed, mined=task.negatives is not None)
     free = list(range(task.slots))
     orders = tuple(
         SourceOrder(index.source, index.samples, task.layout, number) for number, index in enumerate(task.indexes)
@@ -108,6 +111,7 @@ def serve(connection: Connection, memory: int) -> None:
                 first_step=task.first_step,
                 last_step=task.last_step,
                 opening=partial(reading.opens, number),
+                negatives=task.negatives or NONE,
             )
             for number, lane in enumerate(task.lanes)
         ]

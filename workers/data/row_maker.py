@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from jobspecs.columns import Image, Text, Weight
+from jobspecs.columns import Image, Negatives, Text, Weight
 from jobspecs.data import Data
 from workers.data.augment import draw_color
 from workers.data.decode import DecodeError, decode_views
@@ -30,12 +30,14 @@ class _MissingError(Exception):
 class RowMaker:
     """Fills rows by the sections of a spec."""
 
-    def __init__(self, data: Data, tokenizers: dict[str, Tokenizer], seed: int) -> None:
-        """`tokenizers`: one for each text column, by its name."""
+    def __init__(self, data: Data, tokenizers: dict[str, Tokenizer], seed: int, mined: bool = False) -> None:
+        """`tokenizers`: one for each text column, by its name. mined: negatives are those that the job mined, and not
+        a member of the sample."""
         self._data = data
         self._tokenizers = tokenizers
         self._seed = seed
-        sections = [data.image, *data.texts.values(), data.negatives, data.weight]
+        self._mined = mined
+        sections = [data.image, *data.texts.values(), None if mined else data.negatives, data.weight]
         self._extensions = {section.column: extensions(section.column) for section in sections if section is not None}
 
     @property
@@ -50,7 +52,7 @@ class RowMaker:
         cause = sample.fault
         if cause is None:
             try:
-                self._fill(sample, (placed.pass_, *placed.identity), rows, row)
+                self._fill(placed, rows, row)
             except DecodeError as error:
                 cause = error.cause
             except _MissingError:
@@ -63,15 +65,16 @@ class RowMaker:
         rows.mask(row)
         return BadSample(placed.uri, sample.place, sample.key, cause)
 
-    def _fill(self, sample: Sample, about: Key, rows: Rows, row: int) -> None:
-        data = self._data
+    def _fill(self, placed: Placed, rows: Rows, row: int) -> None:
+        data, sample, about = self._data, placed.sample, (placed.pass_, *placed.identity)
         if data.image is not None:
             self._image(sample, data.image, about, rows, row)
         for name, text in data.texts.items():
             chosen = self._text(sample, name, text, about)
             rows.columns[name][row] = self._tokenizers[name].encode(text.prefix + chosen, text.context_length)
         if data.negatives is not None:
-            self._negatives(sample, about, rows, row)
+            texts = list(placed.negatives) if self._mined else self._listed_negatives(sample, data.negatives)
+            self._negatives(texts, data.negatives, about, rows, row)
         if data.weight is not None:
             rows.columns["weight"][row] = self._weight(sample, data.weight)
 
@@ -95,11 +98,12 @@ class RowMaker:
         draw = uniform(1, self._seed, "text", *about, name)[0]
         return texts[int(draw * len(texts))]
 
-    def _negatives(self, sample: Sample, about: Key, rows: Rows, row: int) -> None:
-        negatives, document = self._data.negatives, self._data.document
-        assert negatives is not None
+    def _listed_negatives(self, sample: Sample, negatives: Negatives) -> list[str]:
+        return _listed(_parsed(self._member(sample, negatives.column)))
+
+    def _negatives(self, texts: list[str], negatives: Negatives, about: Key, rows: Rows, row: int) -> None:
+        document = self._data.document
         assert document is not None  # the spec's own rule
-        texts = _listed(_parsed(self._member(sample, negatives.column)))
         if len(texts) > negatives.count:
             order = permutation(len(texts), self._seed, "negatives", *about)[: negatives.count]
             texts = [texts[number] for number in order]

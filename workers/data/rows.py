@@ -108,12 +108,14 @@ class BadSample:
     """One of workers.data.shards.FAULTS."""
 
 
-def batch_digest(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> str:
-    """The digest of a global batch, 32 hex digits: which samples stood in it, in slot order, and which of
-    them were masked. Equal digests mean equal tasks.
+def batch_digest(ids: NDArray[np.int64], valid: NDArray[np.bool_], negatives: str = "") -> str:
+    """The digest of a global batch, 32 hex digits: which samples stood in it, in slot order, which of them were
+    masked, and by which version of mined negatives. Equal digests mean equal tasks.
 
-    ids, valid: (B,) in slot order, without padding rows.
+    ids, valid: (B,) in slot order, without padding rows. negatives: `NegativesTable.digest`, empty where a job mines
+    none.
     """
     hashed = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=16)
     hashed.update(valid.astype(np.uint8).tobytes())
+    hashed.update(negatives.encode())
     return hashed.hexdigest()

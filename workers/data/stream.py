@@ -8,12 +8,13 @@ more than the window that it takes from, the first one after a resume included.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from workers.data.index import Index
+from workers.data.negatives import Negatives
 from workers.data.order import Segment, SourceOrder
 from workers.data.shards import Sample, read_samples
 from workers.storage import Storage
@@ -28,6 +29,8 @@ class Placed:
     shard: int
     uri: str
     pass_: int
+    negatives: Sequence[str] = ()
+    """That the job mined for it."""
 
     @property
     def identity(self) -> tuple[str, int, int]:
@@ -78,7 +81,7 @@ class _Window:
 
 class Stream:
     """The samples of a source in `lane`, from `first_step` to before `last_step`. `opening` is told each shard that
-    it begins to read."""
+    it begins to read; `negatives` gives what was mined for a shard's samples, by their place."""
 
     def __init__(
         self,
@@ -91,8 +94,12 @@ class Stream:
         first_step: int,
         last_step: int,
         opening: Callable[[int], None] = lambda shard: None,
+        negatives: Callable[[int], Negatives] = lambda shard: {},
     ) -> None:
         self._opening = opening
+        self._negatives = negatives
+        self._mined: Negatives = {}
+        """Of the shard that is open."""
         self._index = index
         self._order = order
         self._lane = lane
@@ -153,13 +160,16 @@ class Stream:
     def _segment(self, pass_: int, segment: Segment) -> Iterator[Placed]:
         uri = self._index.uris[segment.shard]
         for number in range(segment.start, segment.stop):
-            yield Placed(self._sample(segment.shard, number), self._index.source, segment.shard, uri, pass_)
+            sample = self._sample(segment.shard, number)
+            mined = self._mined.get(sample.place, ())
+            yield Placed(sample, self._index.source, segment.shard, uri, pass_, mined)
 
     def _sample(self, shard: int, number: int) -> Sample:
         """Sample number `number` of a shard: the next one of the shard that is open, or the first of another."""
         if self._open is None or self._open[:2] != (shard, number):
             self._open = None  # lets go of its ranges before the other one fetches its own
             self._opening(shard)
+            self._mined = self._negatives(shard)
             samples = read_samples(self._storage, self._index.shard(shard), self._columns, number)
         else:
             samples = self._open[2]

@@ -35,10 +35,9 @@ class GlobalBatch:
     command: Command
     """Of rank 0."""
 
-    @property
-    def digest(self) -> str:
-        """Which samples stood in which slot; see `workers.data.rows.batch_digest`."""
-        return batch_digest(self.ids, self.usable)
+    def digest(self, negatives: str = "") -> str:
+        """Which samples stood in which slot, with which negatives; see `workers.data.rows.batch_digest`."""
+        return batch_digest(self.ids, self.usable, negatives)
 
     @property
     def masked(self) -> int:

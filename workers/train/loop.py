@@ -22,10 +22,11 @@ from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
 from workers.data.shards import FAULTS
 from workers.losses.gather import all_reduce_sum, traffic
+from workers.mining.versions import era_of
 from workers.models.build import build
 from workers.objectives import contrast_of
 from workers.run import RunDirectory, RunPlan
-from workers.run_inputs import load_indexes, load_tokenizers
+from workers.run_inputs import load_indexes, load_negatives, load_tokenizers
 from workers.storage import Storage
 from workers.train import checkpoint
 from workers.train.batch import content_keys, gather_batch
@@ -66,9 +67,11 @@ class Outcome:
 
 
 def train(task: TrainTask) -> Outcome:
-    """Trains to the last step, or to the next one after a request to stop, and commits it.
+    """Trains to the last step, or to the next one after a request to stop, and commits it; or to the step where the
+    job mines anew, and the next attempt goes on with what that found.
 
-    Raises DataError (too many samples could not be used), StorageError, CheckpointError, DivergedError, FencedError.
+    Raises DataError (too many samples could not be used; negatives are not those that were mined), StorageError,
+    CheckpointError, DivergedError, FencedError.
     """
     spec, plan, run = task.spec, task.plan, task.run
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -78,6 +81,8 @@ def train(task: TrainTask) -> Outcome:
     start = 0 if task.resume_from is None else checkpoint.read_manifest(storage, task.resume_from).step
     pulse.phase("load", "indexes and tokenizers")
     tokenizers = load_tokenizers(storage, run, spec.data)
+    era = era_of(spec.job_mining, plan.total_steps, start)
+    negatives = None if spec.job_mining is None else load_negatives(storage, run, era.version)
     loader = Loader(
         load_indexes(storage, run, spec.data),
         plan.layout,
@@ -87,7 +92,8 @@ def train(task: TrainTask) -> Outcome:
         rank=rank,
         world_size=world_size,
         first_step=start,
-        last_step=plan.total_steps,
+        last_step=era.end,
+        negatives=negatives,
     )
     watch = StopWatch(storage, run.stop)
     recorder = Recorder(storage, run, task.attempt, rank)
@@ -165,7 +171,8 @@ def train(task: TrainTask) -> Outcome:
                 micro_batch=micro_batch.rows,
                 skipped=engine.overflowed,
                 health=health,
-                batch_digest=seen.digest,
+                batch_digest=seen.digest(negatives.digest if negatives else ""),
+                negatives=era.version,
                 world_size=world_size,
                 attempt=task.attempt,
                 time=time.time(),
@@ -176,7 +183,7 @@ def train(task: TrainTask) -> Outcome:
             if health is not None:
                 health_watch.health(step, health)
             _check_data(metrics, masked, spec.data.max_bad_fraction, recorder, plan, device)
-            last = step == plan.total_steps or seen.command is Command.SAVE_AND_END
+            last = step == era.end or seen.command is Command.SAVE_AND_END
             if last or seen.command is Command.SAVE:
                 pulse.phase("save", "checkpoint")
                 saver.save(

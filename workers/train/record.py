@@ -52,6 +52,8 @@ class StepMetrics:
     health: Health | None
     """A check, every `training.health_every` steps."""
     batch_digest: str
+    negatives: int
+    """Version of the negatives that the job mined; 0 where it mined none."""
     world_size: int
     attempt: int
     time: float
