@@ -1,7 +1,8 @@
 """What follows on the end of an attempt: it is told, what can be mended is mended, and `retry.py` is asked.
 
     aftermath.of_attempt(attempt, ended)        -> Again, once its delay is over
-    aftermath.of_search(error)                  the same where no attempt ran: its checkpoint could not be looked for
+    aftermath.of_search(error)                  the same where no attempt ran: its checkpoint could not be looked for,
+                                                or its negatives not be mined
 
 Both raise JobFailedError where there is no further attempt.
 """
@@ -49,13 +50,13 @@ class Aftermath:
         return self._unharmed()
 
     def of_search(self, error: StorageError) -> retry.Again:
-        """What follows on a search for the checkpoint to go on from. Raises JobFailedError; TakenOverError."""
-        # A look makes no commit: the newest that is known of is the one that the failures before had.
+        """What follows where the storage kept an attempt from being prepared. Raises JobFailedError; TakenOverError."""
+        # It makes no commit: the newest that is known of is the one that the failures before had.
         committed = max([self._resume.committed, *(failure.committed for failure in self._history[-1:])])
         failure = replace(storage_failure(error), step=committed, committed=committed)
         self._journal.event(
             "resume_failed",
-            f"the checkpoint to go on from can't be looked for ({failure.kind}): {failure.cause}",
+            f"the next attempt can't be prepared ({failure.kind}): {failure.cause}",
             kind=failure.kind,
             cause=failure.cause,
         )

@@ -1,8 +1,9 @@
 """Attempts until the last step is committed.
 
-Each begins at the newest good checkpoint (`resume.py`), on as many workers as there is room for (`workforce.py`), and
-runs to its end (`launch.py`): with the last step committed; with a commit before it, because it was asked to end; or
-with a failure. What follows on that is `aftermath.py`'s, and ends here where the job shall (`halt.py`).
+Each begins at the newest good checkpoint (`resume.py`), with the negatives that the job mines for it, if it does
+(`mining_stage.py`), on as many workers as there is room for (`workforce.py`), and runs to its end (`launch.py`): with
+the last step committed; with a commit before it, because it was asked to end or the job mines anew there; or with a
+failure. What follows on that is `aftermath.py`'s, and ends here where the job shall (`halt.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.launch import Attempt, Launcher
 from orchestrator.lease import Lease
+from orchestrator.mining_stage import MiningStage
 from orchestrator.prepare import Prepared
 from orchestrator.resume import Resume
 from orchestrator.retry import Again
@@ -35,6 +37,7 @@ class Attempts:
         self._journal = journal
         self._halt = Halt(job, journal, interrupt, lease)
         self._resume = Resume(job, journal)
+        self._mining = MiningStage(job, journal, self._halt)
         possible = sizes(job.fixed.layout.lanes, job.spec.cluster)
         self._workforce = Workforce(possible, job.spec.cluster, journal, evaluations)
         self._launcher = Launcher(job, journal, interrupt, lease, self._workforce, evaluations)
@@ -50,15 +53,16 @@ class Attempts:
         while True:
             try:
                 point, number = self._resume.find(), self._last_number() + 1
+                if point.step >= self._job.fixed.total_steps or (point.step and self._evaluations.stalled()):
+                    return True
+                if self._halt.asked():
+                    return False
+                self._mining.before(point)
             except StorageError as error:
                 again = self._aftermath.of_search(error)
                 if self._halt.asked():
                     return False
                 continue
-            if point.step >= self._job.fixed.total_steps or (point.step and self._evaluations.stalled()):
-                return True
-            if self._halt.asked():
-                return False
             size = self._workforce.wait(self._halt.asked, again.most_workers)
             if size is None:
                 return False

@@ -320,7 +320,9 @@ def mine(
         from orchestrator.mining_work import find_mining
         from workers.storage import absolute
 
-        named = [] if model is None else [f"mining.model={json.dumps(model)}"]
+        # What the spec's own job would mine, and when, is not asked here.
+        alone = ["mining.before_training=false", "mining.every_steps=null"]
+        named = [] if model is None else [f"mining.model={json.dumps(model)}", *alone]
         work = find_mining(load(spec, (*overrides, *named)), absolute(out))
     with told(FAILED):
         mined = mine_with_ray(work, workers)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -96,15 +96,18 @@ def work_on(storage: Storage, shards: list[ObjectInfo], out: str, settings: Sett
     return Work(settings, out, shards, _there(storage, shards, out, settings))
 
 
-def embed_with_ray(found: FoundCheckpoint, work: Work, workers: int | None) -> Embedded:
-    """Embeds the shards that are not done, up to `workers` at a time: None as many as the cluster has room for.
+def embed_with_ray(
+    found: FoundCheckpoint, work: Work, workers: int | None, check: Callable[[], None] = lambda: None
+) -> Embedded:
+    """Embeds the shards that are not done, up to `workers` at a time: None as many as the cluster has room for. check:
+    called each second; what it raises ends the tasks.
 
     Raises DataError: none of the samples can be embedded; UsageError: another call writes other files there;
     CheckpointError, StorageError; JobFailedError: a task died again and again.
     """
     records = dict(work.done)
     missing = [shard for shard in work.shards if shard.uri not in records]
-    for record in _embedded(found, missing, work, workers) if missing else ():
+    for record in _embedded(found, missing, work, workers, check) if missing else ():
         records[record.shard] = record
     done = [records[shard.uri] for shard in work.shards]
     rows, skipped = sum(record.rows for record in done), Counter[str]()
@@ -170,7 +173,9 @@ def _check_settings(uri: str, record: Record, settings: Settings) -> None:
         )
 
 
-def _embedded(found: FoundCheckpoint, shards: list[ObjectInfo], work: Work, workers: int | None) -> Iterator[Record]:
+def _embedded(
+    found: FoundCheckpoint, shards: list[ObjectInfo], work: Work, workers: int | None, check: Callable[[], None]
+) -> Iterator[Record]:
     """Embeds shards in Ray tasks; yields what each wrote, in any order."""
     from orchestrator.ray_cluster import start_ray
 
@@ -185,7 +190,7 @@ def _embedded(found: FoundCheckpoint, shards: list[ObjectInfo], work: Work, work
         return task.remote(found.spec, found.run, found.uri, found.storage, shard, work.out, work.settings)
 
     remedy = f"What is done is kept in {work.out}: call again to go on"
-    for _, record in answers(start, shards, len(shards), "embedding", "shards", remedy, workers):
+    for _, record in answers(start, shards, len(shards), "embedding", "shards", remedy, workers, check):
         yield record
 
 

@@ -69,7 +69,7 @@ def mine_with_ray(work: MiningWork, workers: int | None) -> MinedSet:
             storage.write(plan, json.dumps(work.plan, indent=2).encode(), if_absent=True)
         except AlreadyExistsError:  # another call's: by now, perhaps
             refuse_another_plan(work)
-        _mine_all(work, left, workers)
+        mine_shards(work, left, workers)
     from workers.mining.write import read_tar_record
 
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
@@ -106,14 +106,18 @@ class Shared:
     pool: Pool
 
 
-def _mine_all(work: MiningWork, targets: list[Target], workers: int | None) -> None:
+def mine_shards(
+    work: MiningWork, targets: list[Target], workers: int | None, check: Callable[[], None] = lambda: None
+) -> None:
+    """Mines some of the targets, as `mine_with_ray`, and gives what it finds to the work's sink. check: called each
+    second; what it raises ends the tasks."""
     from orchestrator.ray_cluster import start_ray
 
     start_ray(work.spec.cluster)
     import ray
 
     remedy = f"What is done is kept in {work.out}: call again to go on"
-    pairs, texts = _read_all(work, workers, remedy)
+    pairs, texts = _read_all(work, workers, remedy, check)
     pool = Pool.of(pairs, work.corpus)
     asking = sum(int(pairs[target.number].asks.sum()) for target in work.targets)
     query, document = work.sides
@@ -124,7 +128,8 @@ def _mine_all(work: MiningWork, targets: list[Target], workers: int | None) -> N
         undone = [work.shards[target.number] for target in targets]
         for side, shards in ((query, undone), (document, work.shards)):
             settings = work.model.settings[side]
-            embed_with_ray(work.model.found, work_on(work.storage, shards, work.embeddings(side), settings), workers)
+            vectors = work_on(work.storage, shards, work.embeddings(side), settings)
+            embed_with_ray(work.model.found, vectors, workers, check)
     shared = ray.put(Shared(work, pairs, pool))
     index = None if work.model is not None else ray.remote(_index).remote(shared, texts)
     cluster = work.spec.cluster
@@ -134,11 +139,13 @@ def _mine_all(work: MiningWork, targets: list[Target], workers: int | None) -> N
     def start(group: list[Target]) -> Any:
         return task.remote(shared, texts, index, group)
 
-    for _ in answers(start, groups, len(groups), "mining", "groups of shards", remedy, workers):
+    for _ in answers(start, groups, len(groups), "mining", "groups of shards", remedy, workers, check):
         pass
 
 
-def _read_all(work: MiningWork, workers: int | None, remedy: str) -> tuple[list[Pairs], list[Any]]:
+def _read_all(
+    work: MiningWork, workers: int | None, remedy: str, check: Callable[[], None]
+) -> tuple[list[Pairs], list[Any]]:
     """The pairs of all shards, and references of their texts, which stay in Ray's memory."""
     import ray
 
@@ -150,7 +157,7 @@ def _read_all(work: MiningWork, workers: int | None, remedy: str) -> tuple[list[
         return reference
 
     numbers = range(len(work.shards))
-    found = dict(answers(start, numbers, len(numbers), "reading", "shards", remedy, workers))
+    found = dict(answers(start, numbers, len(numbers), "reading", "shards", remedy, workers, check))
     return [found[number] for number in numbers], [texts[number] for number in numbers]
 
 
@@ -198,9 +205,8 @@ def _index(shared: Shared, texts: list[Any]) -> Any:
 
 
 def _mine(shared: Shared, texts: list[Any], index: Any, group: list[Target]) -> TandemError | None:
-    """Mines some shards and writes their tars."""
+    """Mines some shards and writes what it finds."""
     from workers.mining.mine import Search, mine  # torch
-    from workers.mining.write import write_tar
 
     work = shared.work
     numbers = [target.number for target in group]
@@ -209,7 +215,7 @@ def _mine(shared: Shared, texts: list[Any], index: Any, group: list[Target]) -> 
         mined = mine(numbers, shared.pairs, shared.pool, search, _documents(texts), work.mining)
         for target, found in zip(group, mined, strict=True):
             shard, pairs = work.shards[target.number], shared.pairs[target.number]
-            write_tar(work.storage, shard, target.out, work.column, pairs, found, work.mining.count)
+            work.sink.write(work.storage, shard, target.out, pairs, found, work.mining.count)
     except TandemError as error:
         return error
     return None

@@ -1,4 +1,4 @@
-"""What `tandem mine` has to do: the shards, the model, the new tars, and what earlier calls did of it.
+"""What is to be mined: the shards, the model, where the negatives go; of `tandem mine` also what earlier calls did.
 
 What another model, other settings or other data made is never mixed with: the call is refused before it starts.
 """
@@ -15,13 +15,12 @@ from jobspecs.data import Source
 from jobspecs.errors import NotFoundError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.mining import BM25, SIDES, Mining
-from jobspecs.storage import S3
-from orchestrator.embedding import settings_of
-from orchestrator.find_checkpoint import FoundCheckpoint, find_checkpoint
+from orchestrator.mining_model import PLACE, Model, named_model
 from orchestrator.prepare import absolute_uris
 from workers.data.find_shards import Folders, find_shards, stem
 from workers.data.keyed import hash64
-from workers.embed.settings import Settings
+from workers.mining.mine import Sink
+from workers.mining.write import Tars
 from workers.storage import ObjectInfo, Storage, basename, join
 
 FORMAT = "tandem-mining/1"
@@ -34,17 +33,33 @@ class Target:
     number: int
     """Of the shard in `MiningWork.shards`."""
     out: str
-    """URI of the new tar."""
+    """URI of the new tar, or of whatever the sink writes."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """What embeds: not with BM25."""
+class Shards:
+    """What is mined for, and what negatives come from."""
 
-    found: FoundCheckpoint
-    """With the columns of the spec that is mined for, and its cluster and storage."""
-    settings: dict[str, Settings]
-    """By side."""
+    there: list[ObjectInfo]
+    """The first `corpus` hold the candidates; then those of the data that are not among them."""
+    corpus: int
+    sources: list[Source | None]
+    """Of each shard, None of one that is no part of the data."""
+
+    @classmethod
+    def of(cls, data: list[tuple[Source, list[ObjectInfo]]], corpus: list[ObjectInfo] | None) -> Shards:
+        """data: the shards of each source. corpus: None takes those."""
+        source_of = {shard.uri: source for source, shards in data for shard in shards}
+        of_data = [shard for _, shards in data for shard in shards]
+        first = of_data if corpus is None else corpus
+        in_corpus = {shard.uri for shard in first}
+        there = [*first, *(shard for shard in of_data if shard.uri not in in_corpus)]
+        return cls(there, len(first), [source_of.get(shard.uri) for shard in there])
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """By URI."""
+        return {shard.uri: number for number, shard in enumerate(self.there)}
 
 
 @dataclass(frozen=True)
@@ -65,21 +80,17 @@ class MiningWork:
     """Of each shard, None of one that is no part of the data."""
     targets: list[Target]
     """The shards of the data."""
+    sink: Sink
+    """What writes a target's negatives."""
     plan: dict[str, Any]
     """What is mined and how: the JSON of `_plan.json`."""
     done: list[str]
-    """Tars that earlier calls wrote."""
+    """Of the targets, what earlier calls wrote."""
 
     @property
     def sides(self) -> tuple[str, str]:
         """Of the query and of the document."""
         return SIDES[self.spec.objective.kind]
-
-    @property
-    def column(self) -> str:
-        """That of the negatives."""
-        negatives = self.spec.data.negatives
-        return "negatives.json" if negatives is None else negatives.column
 
     def embeddings(self, side: str) -> str:
         """URI of the folder of the vectors of a side."""
@@ -103,39 +114,50 @@ def find_mining(spec: JobSpec, out: str) -> MiningWork:
     storage = Storage(spec.storage.s3, read_ahead=spec.data.loader.read_ahead)
     folders = Folders(storage)
     of_source = [(source, find_shards(source.urls, folders)) for source in spec.data.sources]
-    source_of = {shard.uri: source for source, shards in of_source for shard in shards}
-    data = [shard for _, shards in of_source for shard in shards]
-    corpus = data if mining.corpus is None else find_shards(mining.corpus, folders)
-    in_corpus = {shard.uri for shard in corpus}
-    shards = [*corpus, *(shard for shard in data if shard.uri not in in_corpus)]
-    numbers = {shard.uri: number for number, shard in enumerate(shards)}
+    shards = Shards.of(of_source, None if mining.corpus is None else find_shards(mining.corpus, folders))
+    numbers = shards.numbers
     targets = [
         Target(numbers[uri], new)
         for source, found in of_source
         for uri, new in _names(join(out, source.name), [shard.uri for shard in found]).items()
     ]
     for target in targets:
-        if target.out in source_of or target.out in in_corpus:
+        if target.out in numbers:
             raise UsageError(f"--out {out}: the new tars would replace those that they are made of. Name another one")
-    model = None if mining.model == BM25 else _model(spec, mining, storage)
+    sink = Tars(_column(spec))
+    work = work_of(spec, mining, named_model(spec, mining, storage), storage, out, shards, targets, sink)
+    refuse_another_plan(work)
+    there = {info.uri for info in storage.list(out)}
+    # The count beside a tar is written last.
+    return replace(work, done=[each.out for each in targets if f"{stem(each.out)}_stats.json" in there])
+
+
+def work_of(
+    spec: JobSpec,
+    mining: Mining,
+    model: Model | None,
+    storage: Storage,
+    out: str,
+    shards: Shards,
+    targets: list[Target],
+    sink: Sink,
+) -> MiningWork:
+    """With its plan, and nothing done."""
     work = MiningWork(
         spec=spec,
         mining=mining,
         model=model,
         storage=storage,
         out=out,
-        shards=shards,
-        corpus=len(corpus),
-        sources=[source_of.get(shard.uri) for shard in shards],
+        shards=shards.there,
+        corpus=shards.corpus,
+        sources=shards.sources,
         targets=targets,
+        sink=sink,
         plan={},
         done=[],
     )
-    work = replace(work, plan=_plan(work))
-    refuse_another_plan(work)
-    there = {info.uri for info in storage.list(out)}
-    # The count beside a tar is written last.
-    return replace(work, done=[each.out for each in targets if f"{stem(each.out)}_stats.json" in there])
+    return replace(work, plan=_plan(work))
 
 
 def _names(folder: str, uris: list[str]) -> dict[str, str]:
@@ -148,44 +170,22 @@ def _names(folder: str, uris: list[str]) -> dict[str, str]:
     }
 
 
-def _model(spec: JobSpec, mining: Mining, storage: Storage) -> Model:
-    """Raises UsageError, CheckpointError, StorageError."""
-    s3 = None if spec.storage.s3 == S3() else spec.storage.s3
-    found = find_checkpoint(mining.model or join(spec.storage.root, spec.name), s3, spec.storage.root)
-    theirs, ours = found.spec.data, spec.data
-    sides = SIDES[spec.objective.kind]
-    if any(getattr(theirs, side) is None for side in sides):
-        encodes = " and ".join(side for side in ("image", *theirs.texts) if getattr(theirs, side) is not None)
-        raise UsageError(
-            f"mining.model {mining.model}: the model of {found.run.uri} encodes {encodes}, and mining for "
-            f"{spec.objective.kind} needs {' and '.join(sides)}. Name another one"
-        )
-    settings = {side: settings_of(found, side, "float32", ()) for side in sides}
-    # What it reads are our columns; how it reads them (size, prefix, context length) it has learned with its own.
-    places = {
-        side: getattr(theirs, side).model_copy(
-            update={name: getattr(getattr(ours, side), name) for name in _PLACE if hasattr(getattr(ours, side), name)}
-        )
-        for side in sides
-    }
-    reading = found.spec.model_copy(update={"data": theirs.model_copy(update=places), "cluster": spec.cluster})
-    return Model(replace(found, spec=reading, storage=storage), settings)
-
-
-_PLACE = ("column", "field")
-"""Where in a sample a side stands."""
+def _column(spec: JobSpec) -> str:
+    """That of the negatives."""
+    negatives = spec.data.negatives
+    return "negatives.json" if negatives is None else negatives.column
 
 
 def _plan(work: MiningWork) -> dict[str, Any]:
     """What is mined and how."""
     spec, model = work.spec, work.model
     query, document = work.sides
-    section = work.mining.model_dump(mode="json", exclude={"model", "corpus"})
+    section = work.mining.model_dump(mode="json", exclude={"model", "corpus", "before_training", "every_steps"})
     hashed = hashlib.sha256()
     for number, shard in enumerate(work.shards):
         hashed.update(f"{number < work.corpus} {shard.uri} {shard.size} {shard.etag}\n".encode())
     filters = {source.name: [each.model_dump(mode="json") for each in source.filters] for source in spec.data.sources}
-    columns = {side: getattr(spec.data, side).model_dump(mode="json", include={*_PLACE}) for side in (query, document)}
+    columns = {side: getattr(spec.data, side).model_dump(mode="json", include={*PLACE}) for side in (query, document)}
     return {
         "format": FORMAT,
         "model": BM25 if model is None else model.settings[query].model,
@@ -193,13 +193,23 @@ def _plan(work: MiningWork) -> dict[str, Any]:
         "step": None if model is None else model.found.manifest.step,
         "query": query,
         "negatives": document,
-        "columns": {**columns, "negatives": work.column},
+        "columns": {**columns, "negatives": _column(spec)},
         "settings": section,
         "filters": filters,
         "corpus_shards": work.corpus,
         "shards": [shard.uri for shard in work.shards],
         "shards_sha256": hashed.hexdigest(),
     }
+
+
+_NOT_THE_PLAN = ("checkpoint", "step", "shards")
+"""Where the checkpoint lies does not matter, and of shards the hash says more."""
+
+
+def plan_hash(work: MiningWork) -> str:
+    """12 hex digits that tell what is mined and how."""
+    plan = {name: value for name, value in work.plan.items() if name not in _NOT_THE_PLAN}
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def refuse_another_plan(work: MiningWork) -> None:
@@ -213,12 +223,7 @@ def refuse_another_plan(work: MiningWork) -> None:
         there = None
     if not isinstance(there, dict) or there.get("format") != FORMAT:
         raise UsageError(f"{uri} is none of this version of Tandem. Name another --out, or delete the folder")
-    # Where the checkpoint lies does not matter, and of shards the hash says more.
-    differ = [
-        name
-        for name in work.plan
-        if name not in ("checkpoint", "step", "shards") and there.get(name) != work.plan[name]
-    ]
+    differ = [name for name in work.plan if name not in _NOT_THE_PLAN and there.get(name) != work.plan[name]]
     if differ:
         told = "; ".join(f"{name} {json.dumps(there.get(name))} -> {json.dumps(work.plan[name])}" for name in differ)
         raise UsageError(

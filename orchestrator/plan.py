@@ -14,6 +14,7 @@ from workers.data.index import Index, fingerprint
 from workers.data.memory import LoaderMemory, loader_memory
 from workers.data.order import Layout, SourceOrder, auto_lanes, rows_per_rank, share_out
 from workers.data.tokenize import Tokenizer
+from workers.mining.versions import eras
 from workers.objectives import Contrast, contrast_of
 from workers.run import RunPlan
 from workers.wire import Wire
@@ -30,6 +31,24 @@ class SourcePlan:
     """Samples of it in every global batch."""
     steps_per_pass: int
     passes: float
+
+
+@dataclass(frozen=True)
+class MiningPlan:
+    """When a job mines negatives for itself."""
+
+    before_training: str | None
+    """What mines before the first step; None where nothing does."""
+    every_steps: int | None
+    """After how many steps the newest checkpoint mines, again and again; None: never."""
+    versions: int
+    """Of negatives, in all."""
+    steps: tuple[int, ...]
+    """Steps that are done where they begin: of the first ones and of the last."""
+    mined: int
+    """Negatives a sample, at most,"""
+    in_batch: int
+    """and how many of them go with it in a pass."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,8 @@ class Plan:
     checkpoints: int
     """Commits in all."""
     evaluations: tuple[str, ...]
+    mining: MiningPlan | None
+    """None for a job that mines nothing itself."""
 
 
 def fix(spec: JobSpec, indexes: tuple[Index, ...]) -> RunPlan:
@@ -153,7 +174,7 @@ def make(
 ) -> Plan:
     """The whole plan; `tokenizers` are those that there are already.
 
-    Raises UsageError when there are more workers than lanes.
+    Raises UsageError: more workers than lanes, or mining that never comes.
     """
     layout, fewest = fixed.layout, spec.cluster.min_workers
     if fewest > layout.lanes:
@@ -167,7 +188,8 @@ def make(
     workers = sizes[-1]
     rows = rows_per_rank(workers, layout)
     every, total = spec.checkpoint.every_steps, fixed.total_steps
-    commits = [*(() if every is None else range(every, total, every)), total]
+    mined_at = {era.end for era in eras(spec.job_mining, total)}
+    commits = sorted({*(() if every is None else range(every, total, every)), *mined_at, total})
     orders = _orders(indexes, layout)
     steps_per_pass = max(order.steps_per_pass for order in orders)
     return Plan(
@@ -205,9 +227,37 @@ def make(
         possible_workers=sizes,
         loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, sizes[0]),
         gathered_bytes_per_step=Wire(_contrast(spec), workers, rows, spec.model.embedding_dim).total,
-        checkpoint_steps=tuple(commits if len(commits) <= 5 else [*commits[:4], commits[-1]]),
+        checkpoint_steps=_some(commits),
         checkpoints=len(commits),
         evaluations=tuple(evaluation.name for evaluation in spec.evaluations),
+        mining=_mining(spec, total),
+    )
+
+
+def _some(steps: list[int]) -> tuple[int, ...]:
+    """The first ones and the last."""
+    return tuple(steps if len(steps) <= 5 else [*steps[:4], steps[-1]])
+
+
+def _mining(spec: JobSpec, total_steps: int) -> MiningPlan | None:
+    """Raises UsageError: the job would end before it mines."""
+    mining, negatives = spec.job_mining, spec.data.negatives
+    if mining is None:
+        return None
+    assert negatives is not None  # the spec's own rule
+    if mining.every_steps is not None and mining.every_steps >= total_steps:
+        raise UsageError(
+            f"mining.every_steps is {mining.every_steps}, and the job has {total_steps} steps: it would never mine "
+            "again. Lower it, or leave it out."
+        )
+    versions = [era for era in eras(mining, total_steps) if era.version]
+    return MiningPlan(
+        before_training=mining.model if mining.before_training else None,
+        every_steps=mining.every_steps,
+        versions=len(versions),
+        steps=_some([era.start for era in versions]),
+        mined=mining.count,
+        in_batch=negatives.count,
     )
 
 

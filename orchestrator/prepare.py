@@ -77,7 +77,12 @@ def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
         from workers.models.build import tower_sizes  # torch, transformers
 
         tower_sizes(spec.model, spec.data, found)
-    return Prepared(spec, storage, run, indexes, found, fixed, plan, tuple(rewritten))
+    prepared = Prepared(spec, storage, run, indexes, found, fixed, plan, tuple(rewritten))
+    if spec.job_mining is not None:
+        from orchestrator.job_mining import check_mining  # torch
+
+        check_mining(prepared)
+    return prepared
 
 
 def _indexes(spec: JobSpec, storage: Storage, run: RunDirectory | None) -> tuple[Index, ...]:

@@ -23,12 +23,13 @@ def answers(
     what: str,
     remedy: str,
     at_a_time: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[C, Any]]:
     """Starts a task for each of `total` calls, and yields call and answer in the order in which they end.
 
     start: a call -> the reference of its answer. A task answers with a TandemError instead of raising it, as Ray would
     wrap it in one of its own. doing, what: "embedding", "shards", as progress and errors have it. at_a_time: None
-    as many as the cluster has room for.
+    as many as the cluster has room for. check: called each second; what it raises ends the tasks.
 
     Raises the TandemError of a task; JobFailedError, which ends with `remedy`: one died again and again.
     """
@@ -43,6 +44,11 @@ def answers(
             waiting |= {start(call): call for call in islice(left, room)}
             if not waiting:
                 return
+            try:
+                check()
+            except BaseException:
+                _cancel(waiting)
+                raise
             done, _ = ray.wait(list(waiting), timeout=1.0)
             try:
                 found = ray.get(done)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
-from orchestrator.plan import Plan
+from orchestrator.plan import MiningPlan, Plan
 from orchestrator.results import HEADINGS, Result, rows
 
 PROGRESS_SECONDS = 5.0
@@ -128,7 +128,8 @@ def plan_table(plan: Plan) -> Table:
         "rows per rank": f"{plan.rows_per_rank:,} a step ({plan.padding_rows} rows of all ranks only pad)",
         "loader memory": _memory(plan),
         "gathered": f"{_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
-        "checkpoints": f"{plan.checkpoints}, after steps {_steps(plan)}",
+        "checkpoints": f"{plan.checkpoints}, after steps {_steps(plan.checkpoint_steps, plan.checkpoints)}",
+        **({} if plan.mining is None else {"mining": _mining(plan.mining)}),
         "evaluations": ", ".join(plan.evaluations) or "none",
         "experiment": plan.spec_hash[:16],
         "data": plan.index_fingerprint[:16],
@@ -189,11 +190,23 @@ def _memory(plan: Plan) -> str:
     return f"up to {_bytes(memory.total)} a rank: {told}"
 
 
-def _steps(plan: Plan) -> str:
-    shown = [f"{step:,}" for step in plan.checkpoint_steps]
-    if plan.checkpoints > len(shown):
+def _steps(steps: tuple[int, ...], count: int) -> str:
+    """Of `count` steps those that are told."""
+    shown = [f"{step:,}" for step in steps]
+    if count > len(shown):
         shown.insert(-1, "…")
     return ", ".join(shown)
+
+
+def _mining(plan: MiningPlan) -> str:
+    when = [f"before training by {plan.before_training}"] if plan.before_training else []
+    if plan.every_steps:
+        when.append(f"every {plan.every_steps:,} steps by the newest checkpoint")
+    versions = f"{plan.versions} version{'s' if plan.versions > 1 else ''}"
+    return (
+        f"{' and '.join(when)}: {versions}, from steps {_steps(plan.steps, plan.versions)} on; up to {plan.mined} "
+        f"negatives a sample, {plan.in_batch} in a pass"
+    )
 
 
 def _bytes(count: int) -> str:

@@ -124,6 +124,17 @@ EXPERIMENT = {
     "training.schedule.cooldown_steps": 100,
     "training.ema.decay": 0.999,
     "training.max_grad_norm": 2.0,
+    # Of a job that mines for itself.
+    "mining.model": "another-run",
+    "mining.every_steps": 90,
+    "mining.corpus": ["b.tar"],
+    "mining.count": 9,
+    "mining.ranks.first": 2,
+    "mining.ranks.last": 90,
+    "mining.max_similarity_to_positive.relative": None,
+    "mining.max_similarity_to_positive.absolute": 9.0,
+    "mining.sampling": "random",
+    "mining.seed": 1,
 }
 """Another value for each field of the experiment."""
 
@@ -142,6 +153,7 @@ NOT_ALONE = {
     "model.document.kind",
     "training.optimizer.kind",
     "training.schedule.kind",
+    "mining.before_training",
 }
 """Fields that change together with others."""
 

@@ -83,7 +83,7 @@ OPTIONAL = re.compile(
     r"|data\.\w+\.(field|tokenizer\.revision)|training\.(steps|ema)|storage\.s3\.(endpoint|region)"
     r"|retry\.max_attempts|objective\.(matryoshka|matryoshka\.weights|false_negatives\.margin)"
     r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
-    r"|mining(\.(model|corpus|max_similarity_to_positive\.(relative|absolute)))?"
+    r"|mining(\.(model|every_steps|corpus|max_similarity_to_positive\.(relative|absolute)))?"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
     r"|stop|evaluations\.\d\.(every_checkpoints|best_only|resources)"
 )
@@ -209,6 +209,9 @@ REQUIRED = {
 """Keys that can't be left out, by section."""
 
 RULED = {
+    "data.negatives",
+    "mining.model",
+    "mining.before_training",
     "training.steps",
     "data.text.column",
     "data.image.views",

@@ -377,7 +377,7 @@ def test_a_storage_that_is_away_between_attempts_is_no_failure_of_an_attempt(
     assert set_up.drive() is (State.INTERRUPTED if interrupted else State.SUCCEEDED)
     assert [resumed for _, _, resumed in set_up.played] == [None, "00000009"][: 1 if interrupted else 2]
     (failed,) = set_up.events("resume_failed")
-    assert failed["message"].endswith("can't be looked for (storage): UnreachableError: no answer")
+    assert failed["message"].endswith("can't be prepared (storage): UnreachableError: no answer")
     assert "attempt" not in failed
     assert not set_up.ledger.status().failures
 

@@ -17,6 +17,7 @@ from workers.evaluate.search import TopK
 from workers.mining.choose import choose
 from workers.mining.pairs import Pairs
 from workers.mining.pool import Pool
+from workers.storage import ObjectInfo, Storage
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Mined:
     """(n,), ascending: their numbers in the tar."""
     negatives: list[list[str]]
     """Of each, the nearest first; none where nothing passed."""
+
+
+class Sink(Protocol):
+    """Where the negatives of a shard go."""
+
+    def write(self, storage: Storage, shard: ObjectInfo, out: str, pairs: Pairs, mined: Mined, count: int) -> object:
+        """Writes them to the URI `out`. count: negatives that were asked for, of each sample. Raises DataError,
+        StorageError."""
 
 
 def mine(

@@ -43,6 +43,18 @@ class Record:
     """Samples that the new tar lacks: filters don't keep them, or they are two in one."""
 
 
+@dataclass(frozen=True)
+class Tars:
+    """The sink of `tandem mine`."""
+
+    column: str
+    """Of `data.negatives`."""
+
+    def write(self, storage: Storage, shard: ObjectInfo, out: str, pairs: Pairs, mined: Mined, count: int) -> Record:
+        """As `write_tar`."""
+        return write_tar(storage, shard, out, self.column, pairs, mined, count)
+
+
 def write_tar(
     storage: Storage, shard: ObjectInfo, out: str, column: str, pairs: Pairs, mined: Mined, count: int
 ) -> Record:
