@@ -8,8 +8,6 @@ whatever became of the checkpoint that mined it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from jobspecs.errors import JobFailedError
 from orchestrator.halt import Halt
@@ -19,23 +17,14 @@ from orchestrator.resume import ResumePoint
 from workers.data.negatives import read_table
 from workers.mining.versions import Era, era_of
 
-if TYPE_CHECKING:
-    from workers.data.negatives import NegativesTable
-    from workers.mining.table import Found
-
-Mine = Callable[[Prepared, Era, "str | None", Callable[[], None]], "tuple[NegativesTable, Found]"]
-"""As `job_mining.mine_version`."""
-
 
 class MiningStage:
     """What a job mines for itself; nothing where it mines nothing."""
 
-    def __init__(self, job: Prepared, journal: Journal, halt: Halt, mine: Mine | None = None) -> None:
-        """mine: on Ray unless told otherwise."""
+    def __init__(self, job: Prepared, journal: Journal, halt: Halt) -> None:
         self._job = job
         self._journal = journal
         self._halt = halt
-        self._mine = mine
 
     def before(self, point: ResumePoint) -> None:
         """Mines what the attempt that begins at `point` trains with, unless it is there. Where the job is interrupted,
@@ -70,7 +59,7 @@ class MiningStage:
         )
         began = time.monotonic()
         try:
-            table, found = (self._mine or job_mining.mine_version)(self._job, era, point.uri, self._check)
+            table, found = job_mining.mine_version(self._job, era, point.uri, self._check)
         except _InterruptedError:
             return
         seconds = time.monotonic() - began

@@ -92,9 +92,13 @@ class Stage:
         return [event for event in self.ledger.events() if event["event"] in kinds]
 
 
+Play = Callable[[Stage], Outcome]
+StageOf = Callable[[Prepared, list[Play]], Stage]
+
+
 @pytest.fixture
-def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
-    """`stage(plays, *overrides)`: the first attempt is played by `plays[0](stage)`, and so on."""
+def stage_of(monkeypatch: pytest.MonkeyPatch) -> StageOf:
+    """`stage_of(job, plays)`: the first attempt is played by `plays[0](stage)`, and so on."""
     for module in (watch, bookkeeping, workforce, resume):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
@@ -103,8 +107,8 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     for name in ("start_ray", "check_resources", "check_evaluations"):
         monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
 
-    def make(plays: list[Callable[[Stage], Outcome]], *more: str) -> Stage:
-        made = Stage(prepare(digits_spec(digits, tmp_path, *JOB, *more)))
+    def make(job: Prepared, plays: list[Play]) -> Stage:
+        made = Stage(job)
 
         def run_attempt(task: TrainTask, cluster: object, world_size: int, beats: object) -> Outcome:
             made.played.append((task.attempt, world_size, task.resume_from and task.resume_from[-8:]))
@@ -126,6 +130,12 @@ def stage(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 Make = Callable[..., Stage]
+
+
+@pytest.fixture
+def stage(digits: Path, tmp_path: Path, stage_of: StageOf) -> Make:
+    """`stage(plays, *overrides)`: of the digits job."""
+    return lambda plays, *more: stage_of(prepare(digits_spec(digits, tmp_path, *JOB, *more)), plays)
 
 
 def fails(kind: Kind, committed: int = 0) -> Callable[[Stage], Outcome]:

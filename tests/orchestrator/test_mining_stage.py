@@ -1,0 +1,141 @@
+"""Mining between attempts, without Ray: attempts and mining are played, the run directory is real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobspecs.errors import JobFailedError, UnreachableError
+from orchestrator import job_mining
+from orchestrator.failure import Kind
+from orchestrator.lease import TakenOverError
+from orchestrator.prepare import Prepared, prepare
+from tests.orchestrator import test_attempts
+from tests.orchestrator.test_attempts import Play, StageOf, ends, fails
+from tests.workers.mining_job import spec_of, write_pairs, write_table
+from workers.data.negatives import NegativesTable
+from workers.mining.table import Found
+from workers.mining.versions import Era
+
+stage_of = test_attempts.stage_of
+"""The fixture."""
+Mine = Callable[[Prepared, Era, "str | None", Callable[[], None]], tuple[NegativesTable, Found]]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Prepared:
+    write_pairs(tmp_path / "data")
+    return prepare(spec_of(tmp_path / "data", f"storage.root={tmp_path}/runs", "retry.storage.delay_seconds=0"))
+
+
+@pytest.fixture
+def mined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
+    """What is mined, in a moment: versions, and the checkpoints that mine them."""
+    told: list[tuple[int, str | None]] = []
+
+    def mine(
+        job: Prepared, era: Era, checkpoint: str | None, check: Callable[[], None]
+    ) -> tuple[NegativesTable, Found]:
+        told.append((era.version, checkpoint and checkpoint[-8:]))
+        check()
+        return write_table(job.run, era.version), Found(45, 45, 1, 0, 134)
+
+    monkeypatch.setattr(job_mining, "mine_version", mine)
+    return told
+
+
+def test_each_version_is_mined_once_and_costs_no_retry(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+) -> None:
+    """By what is named before the first step, then by the commit at the step where it begins; an attempt that failed
+    behind that step goes on with the version that is there."""
+    plays: list[Play] = [ends(3), fails(Kind.WORKER_LOST, committed=4), ends(6), ends(7)]
+    stage = stage_of(job, plays)
+    assert stage.train()
+    assert mined == [(1, None), (2, "00000003"), (3, "00000006")]
+    assert [resumed for *_, resumed in stage.played] == [None, "00000003", "00000004", "00000006"]
+    assert len(stage.events("retry", "attempt_failed")) == 2, "those of the attempt that failed"
+    kinds = [event["event"] for event in stage.events("mining_started", "negatives_mined", "attempt_started")]
+    mining = ["mining_started", "negatives_mined", "attempt_started"]
+    assert kinds == [*mining, *mining, "attempt_started", *mining]
+    shown = stage.output.getvalue()
+    assert "mining negatives v1 before training, by bm25\n" in shown
+    assert "mining negatives v2 from step 3, by the checkpoint at step 3\n" in shown
+    assert "negatives v2: 134 for 45 of 45 samples, 1 of them fewer than wanted, in 0 s\n" in shown
+    (event,) = [event for event in stage.events("negatives_mined") if event["version"] == 2]
+    assert (event["step"], event["negatives"], len(event["digest"])) == (3, 134, 64)
+
+
+def test_a_job_that_is_interrupted_while_it_mines_goes_on_there(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = job_mining.mine_version
+
+    def interrupted(job: Prepared, era: Era, *arguments: object) -> object:
+        if era.version == 2:
+            stage.interrupt.request()
+        return mine(job, era, *arguments)
+
+    monkeypatch.setattr(job_mining, "mine_version", interrupted)
+    stage = stage_of(job, [ends(3)])
+    assert not stage.train()
+    assert mined[-1] == (2, "00000003")
+    assert [event["version"] for event in stage.events("negatives_mined")] == [1]
+    monkeypatch.setattr(job_mining, "mine_version", mine)
+    again = stage_of(job, [ends(6), ends(7)])
+    assert again.train()
+    assert mined == [(1, None), (2, "00000003"), (2, "00000003"), (3, "00000006")]
+
+
+def test_a_storage_that_is_away_while_it_mines_is_waited_for(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, away = job_mining.mine_version, [True]
+
+    def flaky(*arguments: object) -> object:
+        if away.pop() if away else False:
+            raise UnreachableError("no answer")
+        return mine(*arguments)
+
+    monkeypatch.setattr(job_mining, "mine_version", flaky)
+    stage = stage_of(job, [ends(3), ends(6), ends(7)])
+    assert stage.train()
+    (failed,) = stage.events("resume_failed")
+    assert failed["message"] == "the next attempt can't be prepared (storage): UnreachableError: no answer"
+
+
+def test_a_driver_that_lost_the_run_mines_no_further(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+) -> None:
+    stage = stage_of(job, [])
+    stage.lease.take(stage.journal.line)
+    job.storage.write(job.run.driver(stage.lease.number + 1), b"{}")
+    with pytest.raises(TakenOverError):
+        stage.lease.check()
+    with pytest.raises(TakenOverError):
+        stage.train()
+    assert not stage.played
+
+
+def test_negatives_that_are_gone_are_not_mined_by_another_checkpoint(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+) -> None:
+    stage = stage_of(job, [])
+    stage.commit(4)
+    with pytest.raises(JobFailedError, match=r"mines: step 4 was trained with negatives v2, and .*v00002 is gone\. Br"):
+        stage.train()
+    assert not mined
