@@ -1,0 +1,116 @@
+"""A job that mines for itself: planned, checked before it starts, and run on Ray."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jobspecs.errors import DataError, UsageError
+from jobspecs.job import JobSpec
+from orchestrator import job_mining
+from orchestrator.interrupt import Interrupt
+from orchestrator.mining_work import MiningWork
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.view import plan_table
+from tests.orchestrator.command import assert_same_experiment, ledger_of
+from tests.orchestrator.conftest import drive
+from tests.orchestrator.reference import reference
+from tests.workers.mining_job import PAIRS, spec_of, write_pairs, write_table
+from workers.data.negatives import read_table
+from workers.evaluate.encode import Encoder
+from workers.mining.versions import Era
+from workers.run import RunDirectory
+from workers.storage import Storage
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_pairs(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def job(data: Path, *overrides: str) -> JobSpec:
+    return spec_of(data, f"storage.root={data.parent}/runs", "training.steps=6", *overrides)
+
+
+def test_the_plan_says_when_and_by_what(data: Path) -> None:
+    plan = prepare(job(data, "training.steps=100", "checkpoint.every_steps=50")).plan
+    assert plan.mining is not None
+    assert (plan.mining.before_training, plan.mining.versions, plan.mining.steps) == ("bm25", 34, (0, 3, 6, 9, 99))
+    assert plan.checkpoints == 33 + 1 + 1, "one where each version begins but the first, and those of every_steps"
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(plan_table(plan))
+    assert (
+        "before training by bm25 and every 3 steps by the newest checkpoint: 34 versions, from steps 0, 3, 6, 9, …, 99 "
+        "on; up to 3 negatives a sample, 2 in a pass" in console.export_text()
+    )
+
+
+def test_what_can_not_be_mined_is_told_before_anything_starts(data: Path) -> None:
+    with pytest.raises(UsageError, match=r"mining\.every_steps is 6, and the job has 6 steps: it would never mine ag"):
+        prepare(job(data, "mining.every_steps=6"))
+    with pytest.raises(UsageError, match="holds no run"):
+        prepare(job(data, "mining.model=nothing"))
+    with pytest.raises(DataError, match="elsewhere"):
+        prepare(job(data, f"mining.corpus=[{data}/elsewhere/*.tar]"))
+    # Once it is mined, the model is not asked for any more.
+    write_table(RunDirectory(f"file://{data.parent}/runs/mines"), 1)
+    prepare(job(data, "mining.model=nothing"))
+
+
+@pytest.mark.ray
+def test_a_job_mines_trains_and_goes_on_where_it_was_interrupted(
+    data: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers to step 3, interrupted while it mines by that commit; one worker from there."""
+    interrupt, find = Interrupt(), job_mining.find_version
+
+    def interrupted(job: Prepared, era: Era, checkpoint: str | None) -> MiningWork:
+        if era.version == 2:
+            interrupt.request()
+        return find(job, era, checkpoint)
+
+    monkeypatch.setattr(job_mining, "find_version", interrupted)
+    assert drive(job(data, "cluster.workers=2"), interrupt).state == "interrupted"
+    ledger = ledger_of(tmp_path / "runs", "mines")
+    assert [event["version"] for event in ledger.events() if event["event"] == "mining_started"] == [1, 2]
+    monkeypatch.setattr(job_mining, "find_version", find)
+    assert drive(job(data, "cluster.workers=1")).state == "succeeded"
+
+    attempts = [event for event in ledger.events() if event["event"] == "attempt_started"]
+    assert [(event["step"], event["world_size"]) for event in attempts] == [(0, 2), (3, 1)]
+    mined = [event for event in ledger.events() if event["event"] == "negatives_mined"]
+    assert [(event["version"], event["step"], event["mined"]) for event in mined] == [(1, 0, 45), (2, 3, 45)]
+    metrics = list(ledger.metrics())
+    assert [record["negatives"] for record in metrics] == [1, 1, 1, 2, 2, 2]
+    # As it would have been on one process with nothing in its way, by the same versions.
+    assert_same_experiment(list(reference(ledger, tmp_path / "one").metrics()), metrics, 1e-4)
+
+    folder = tmp_path / "runs" / "mines" / "negatives" / "v00002"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["mined"], manifest["negatives"], manifest["digest"]) == (45, 135, mined[1]["digest"])
+    assert manifest["plan"]["step"] == 3
+    left = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert left == {"manifest.json", *(file["name"][6:] for file in manifest["files"]["pairs"])}, "and no vectors"
+    table = read_table(Storage(), ledger.run.negatives(2))
+    assert table is not None
+    found = {
+        15 * shard + place: texts
+        for shard in range(3)
+        for place, texts in table.of_shard(Storage(), "pairs", shard).items()
+    }
+    assert found == expected(job(data), ledger.run)
+
+
+def expected(spec: JobSpec, run: RunDirectory) -> dict[int, list[str]]:
+    """By the checkpoint at step 3, from evaluations' encoder and a plain sort."""
+    encoder = Encoder.of_checkpoint(spec, run, run.checkpoint(3))
+    queries, documents = [pair.query for pair in PAIRS], [pair.document for pair in PAIRS]
+    scores = encoder.texts(queries, 8, "query") @ encoder.texts(documents, 8, "document").T
+    np.fill_diagonal(scores, -np.inf)
+    return {row: [documents[n] for n in order[:3]] for row, order in enumerate(np.argsort(-scores))}
