@@ -8,13 +8,14 @@
 # make bench-search   exact search against FAISS, about 15 minutes
 # make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 10 minutes
 # make bench-evaluations   training alone and beside evaluations, about 12 minutes
+# make bench-mined   training with mined negatives against random ones, three seeds, about 15 minutes
 # make chaos   jobs that are disturbed in every way; SEED=7 replays one sequence
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations chaos clean
+.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations bench-mined chaos clean
 
 setup: $(VENV)/.ready
 
@@ -68,6 +69,9 @@ bench-recovery: setup
 
 bench-evaluations: setup
 	$(BIN)/python -m tests.benchmarks.evaluations
+
+bench-mined: setup
+	$(BIN)/python -m tests.benchmarks.mined
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(LENGTH),--length $(LENGTH))

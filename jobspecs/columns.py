@@ -212,6 +212,7 @@ class Negatives(Section):
     """Documents that do not answer a sample's query though they look like it, tokenized as `document`."""
 
     column: Column = "negatives.json"
-    """Extension of the member that holds them: a list of texts."""
+    """Extension of the member that holds them: a list of texts. A job that mines for itself (`mining.before_training`,
+    `mining.every_steps`) reads none."""
     count: PositiveInt = 1
     """Negatives a query. Of a longer list, `count` are drawn in each pass; a shorter one leaves masked ones."""

@@ -14,12 +14,11 @@ from workers.storage import Storage, absolute
 
 def reference(ledger: Ledger, folder: Path) -> Ledger:
     """The record of the same run in the empty `folder`: one process trained it in one go, without Ray or a driver,
-    with the spec, plan, indexes, tokenizers and mined negatives of the run in `ledger`, whose steps need not be done.
-    """
+    with the spec, plan, indexes and tokenizers of the run in `ledger`, whose steps need not be done."""
     run = RunDirectory(absolute(str(folder)))
     for info in ledger.storage.list(ledger.run.uri):
         name = info.uri.removeprefix(ledger.run.uri)
-        if name.startswith(("/spec.yaml", "/plan.json", "/index/", "/tokenizers/", "/negatives/")):
+        if name.startswith(("/spec.yaml", "/plan.json", "/index/", "/tokenizers/")):
             ledger.storage.write(run.uri + name, ledger.storage.read(info.uri))
     run_ranks(_train, 1, run)
     return Ledger(Storage(S3()), run)
@@ -30,8 +29,4 @@ def _train(run: RunDirectory) -> None:
 
     storage = Storage(S3())
     spec = loads(storage.read(run.spec).decode(), run.spec)
-    plan, step, attempt = RunPlan.from_json(storage.read(run.plan)), 0, 0
-    while step < plan.total_steps:  # at once, but for a job that mines on its way
-        attempt += 1
-        resume_from = run.checkpoint(step) if step else None
-        step = train(TrainTask(spec, plan, run, attempt, resume_from)).step
+    train(TrainTask(spec, RunPlan.from_json(storage.read(run.plan)), run, attempt=1, resume_from=None))
