@@ -26,6 +26,7 @@ from workers.data.loader import Loader
 from workers.data.negatives import NegativesTable, read_table
 from workers.data.rows import batch_digest
 from workers.evaluate.encode import Encoder
+from workers.mining.table import record_of
 from workers.mining.versions import Era
 from workers.run import RunDirectory
 from workers.run_inputs import load_indexes
@@ -65,6 +66,17 @@ def test_what_can_not_be_mined_is_told_before_anything_starts(data: Path) -> Non
     # Once it is mined, the model is not asked for any more.
     write_table(RunDirectory(f"file://{data.parent}/runs/mines"), 1)
     prepare(job(data, "mining.model=nothing"))
+
+
+def test_what_is_done_is_known_by_what_is_mined_and_how(data: Path) -> None:
+    """A driver that died while it mined is gone on with; nothing of other settings is taken for its work."""
+    prepared, era = prepare(job(data)), Era(1, 0, 3)
+    targets = job_mining.find_version(prepared, era, None).targets
+    prepared.storage.write(record_of(targets[1].out), b"{}")
+    assert job_mining.find_version(prepared, era, None).done == [targets[1].out]
+    other = job_mining.find_version(prepare(job(data, "mining.ranks.first=2")), era, None)
+    assert not other.done
+    assert not {target.out for target in other.targets} & {target.out for target in targets}
 
 
 @pytest.mark.ray
