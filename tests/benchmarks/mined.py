@@ -127,7 +127,11 @@ def trained(spec: JobSpec) -> Scores:
     view = View(Console(file=io.StringIO()))
     state = Driver(prepared, view, Interrupt()).run()
     assert state is State.SUCCEEDED, state
-    (result,) = Ledger(prepared.storage, prepared.run).results()
+    ledger = Ledger(prepared.storage, prepared.run)
+    for event in ledger.events():
+        if event["event"] == "negatives_mined":  # some samples get fewer than they are given at random
+            print(f"{event['message']}; none for {event['none']:,}", flush=True)
+    (result,) = ledger.results()
     return {name: result["scores"][name] for name in MEASURES}
 
 
