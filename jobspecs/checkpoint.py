@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from jobspecs.base import Name, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import Name, Section, misplaced
+from jobspecs.units import Minutes, PositiveInt
 
 
 class KeepBest(Section):
@@ -25,7 +26,7 @@ class Checkpoint(Section):
 
     every_steps: PositiveInt | None = 500
     """Steps between two commits: at most about this much work is lost. Null leaves it to `every_minutes`."""
-    every_minutes: PositiveFloat | None = None
+    every_minutes: Minutes | None = None
     """Minutes between two commits."""
     keep_last: PositiveInt = 3
     """Newest commits that are kept; older ones are deleted after a new commit, unless one of the next two keeps them.
@@ -34,7 +35,7 @@ class Checkpoint(Section):
     """Keeps those that an evaluation scores best."""
     keep_every: PositiveInt | None = None
     """Keeps those whose step is a multiple of it."""
-    max_age_minutes: PositiveFloat = 60.0
+    max_age_minutes: Minutes = 60.0
     """A save that fails is tried again for so long, while training goes on; then the attempt ends with the cause."""
 
     @model_validator(mode="after")

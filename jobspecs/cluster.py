@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from jobspecs.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import Section, misplaced
+from jobspecs.units import NonNegativeInt, PositiveInt, Seconds, SecondsOrNone, Timed
 
 
 class WorkerRange(Section):
@@ -51,11 +52,11 @@ class Cluster(Section):
     """CPU cores that each rank reserves, its loader processes included."""
     gpus_per_worker: NonNegativeInt = 0
     """GPUs that each rank reserves; 0 trains on CPUs."""
-    collective_timeout_seconds: Annotated[int, Field(ge=10, lt=1800)] = 600
+    collective_timeout_seconds: Annotated[int, Field(ge=10, lt=1800), Timed(1)] = 600
     """A collective that takes longer ends the attempt. Longer than `retry.hang_after_seconds`, which tells more."""
-    wait_seconds: NonNegativeFloat = 600.0
+    wait_seconds: SecondsOrNone = 600.0
     """How long the job waits for nodes when there is room for fewer than the least number of workers."""
-    grow_every_seconds: PositiveFloat = 600.0
+    grow_every_seconds: Seconds = 600.0
     """The job grows to new nodes after a commit, at most once in so long: each time costs a start."""
 
     @property

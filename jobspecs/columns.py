@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, NonNegativeFloat, Pattern, PositiveInt, Section, misplaced
+from jobspecs.base import Fraction, NonNegativeFloat, Pattern, Section, misplaced
+from jobspecs.units import Counted, PositiveInt
 
 Column = Annotated[
     str,
@@ -150,7 +151,7 @@ class BpeTokenizer(Section):
 
     kind: Literal["bpe"]
     """Which tokenizer."""
-    vocabulary: Annotated[int, Field(ge=260)] = 16_384
+    vocabulary: Annotated[int, Field(ge=260), Counted()] = 16_384
     """Tokens, the 256 bytes and begin, end and padding included."""
     texts: PositiveInt = 100_000
     """Texts that it is trained on, at most: those of randomly chosen shards."""

@@ -6,18 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import (
-    Fraction,
-    Name,
-    NonNegativeInt,
-    Pattern,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Size,
-    misplaced,
-)
+from jobspecs.base import Fraction, Name, Pattern, PositiveFloat, Section, misplaced
 from jobspecs.columns import Column, Document, FieldPath, Image, Negatives, Query, Text, Weight
+from jobspecs.units import NonNegativeInt, PositiveInt, Size
 
 
 class Filter(Section):

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobspecs.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import Name, PositiveFloat, Section, misplaced
 from jobspecs.columns import Column, FieldPath, check_json
 from jobspecs.data import Data, EvaluationData
 from jobspecs.schedule import Schedule
 from jobspecs.scores import score_names
+from jobspecs.units import NonNegativeInt, PositiveInt
 
 
 class _Scored(Section):

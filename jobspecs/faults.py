@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from jobspecs.base import Section
+from jobspecs.descriptions import description
 from jobspecs.errors import Fault
 from jobspecs.job import JobSpec
 from jobspecs.yaml_places import Document, KeyPath, dotted
@@ -130,8 +131,7 @@ def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key = str(spot.path[-1])
     if key == "kind":  # of a section that is no union's member
         return spot.path, "'kind' is missing", f"It is {_one_of(_kinds(spot.section))}."
-    description = spot.section.model_fields[key].description or ""
-    return spot.path, f"{key!r} is missing", " ".join(description.split())
+    return spot.path, f"{key!r} is missing", description(spot.section, key)
 
 
 def _no_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:

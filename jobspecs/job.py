@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from jobspecs.base import Name, NonNegativeInt, Section, misplaced
+from jobspecs.base import Name, Section, misplaced
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.deepspeed import check_deepspeed
+from jobspecs.descriptions import description
 from jobspecs.evaluation import Evaluation, check_columns
 from jobspecs.mining import Mining, check_mining
 from jobspecs.model import Model, check_inputs, check_towers
@@ -28,6 +29,7 @@ from jobspecs.retry import Retry, check_times
 from jobspecs.schedule import EarlyStop
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
+from jobspecs.units import NonNegativeInt
 
 NOT_THE_EXPERIMENT = (
     "apiVersion",
@@ -131,7 +133,7 @@ class JobSpec(Section):
         wanted, optional = _COLUMNS[kind], _OPTIONAL.get(kind, ())
         for name in wanted:
             if getattr(self.data, name) is None:
-                remedy = f"{Data.model_fields[name].description} Objective {kind} needs it."
+                remedy = f"{description(Data, name)} Objective {kind} needs it."
                 raise misplaced(f"data.{name}", f"{name!r} is missing", " ".join(remedy.split()))
         for name in ("image", "text", "query", "document", "negatives"):
             if name not in (*wanted, *optional) and getattr(self.data, name) is not None:

@@ -15,8 +15,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobspecs.base import NonNegativeInt, PositiveInt, Section, misplaced
+from jobspecs.base import Section, misplaced
 from jobspecs.columns import Negatives
+from jobspecs.units import NonNegativeInt, PositiveInt
 
 BM25 = "bm25"
 """The word that names the lexical baseline in place of a model."""

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from jobspecs.base import PositiveInt, Section, misplaced
+from jobspecs.base import Section, misplaced
 from jobspecs.data import Data
+from jobspecs.descriptions import description
+from jobspecs.units import PositiveInt
 
 Projection = Literal["auto", "linear", "mlp", "none"]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -200,7 +202,7 @@ def check_towers(model: Model, sides: Sequence[str], objective: str) -> None:
         tower = model.tower_of(side)
         if tower is None:
             name = "text" if side in ("query", "document") else side
-            remedy = f"{Model.model_fields[name].description} Objective {objective} needs it."
+            remedy = f"{description(Model, name)} Objective {objective} needs it."
             raise misplaced(f"model.{name}", f"{name!r} is missing", " ".join(remedy.split()))
         used.add(tower)
     for name in model.towers():

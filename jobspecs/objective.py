@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import NonNegativeFloat, PositiveFloat, Section, misplaced
+from jobspecs.units import PositiveInt
 
 # --- parts that objectives share ----------------------------------------------------------------------
 

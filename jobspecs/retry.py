@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, misplaced
+from jobspecs.base import Section, misplaced
 from jobspecs.cluster import Cluster
+from jobspecs.units import NonNegativeInt, PositiveInt, SecondsOrNone, Timed
 
 
 class Budget(Section):
@@ -20,10 +21,10 @@ class Budget(Section):
 
     retries: NonNegativeInt = 2
     """Attempts that follow on failures of this kind with no new commit between them."""
-    delay_seconds: NonNegativeFloat = 2.0
+    delay_seconds: SecondsOrNone = 2.0
     """Wait before the first of them. It doubles with each further one, and is shortened by up to a half at random:
     jobs that failed together don't come back together."""
-    max_delay_seconds: NonNegativeFloat = 300.0
+    max_delay_seconds: SecondsOrNone = 300.0
     """The longest wait."""
 
     @model_validator(mode="after")
@@ -47,9 +48,9 @@ class DeterministicBudget(Budget):
 class StorageBudget(Budget):
     """Of a storage that fails: every request was repeated for a while already."""
 
-    delay_seconds: NonNegativeFloat = 60.0
+    delay_seconds: SecondsOrNone = 60.0
     """Wait before the first of them, doubled with each further one and shortened by up to a half at random."""
-    max_delay_seconds: NonNegativeFloat = 900.0
+    max_delay_seconds: SecondsOrNone = 900.0
     """The longest wait."""
 
 
@@ -58,7 +59,7 @@ class PreemptionBudget(Budget):
 
     retries: NonNegativeInt = 100
     """Attempts that follow on preemptions with no new commit between them."""
-    delay_seconds: NonNegativeFloat = 0.0
+    delay_seconds: SecondsOrNone = 0.0
     """Wait before the first of them, doubled with each further one and shortened by up to a half at random."""
 
 
@@ -70,7 +71,7 @@ class Retry(Section):
     run that is started again counts anew."""
     max_failures_without_commit: PositiveInt = 3
     """Failures of any kinds with no new commit between them that end the job; preemptions are none."""
-    hang_after_seconds: Annotated[float, Field(ge=5.0)] = 300.0
+    hang_after_seconds: Annotated[float, Field(ge=5.0), Timed(1)] = 300.0
     """A rank that gives no sign of life or makes no headway for so long ends the attempt."""
     data: DeterministicBudget = DeterministicBudget()
     """Samples that can't be used: shards that are missing, changed or damaged."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from jobspecs.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import Name, Section, misplaced
+from jobspecs.units import NonNegativeInt, PositiveInt, Seconds
 
 
 class TaskResources(Section):
@@ -32,7 +33,7 @@ class Schedule(Section):
     """What its task reserves. Null: a worker's CPUs, and one GPU where workers have any."""
     retries: NonNegativeInt = 1
     """Further tries of a checkpoint after the first has failed. Data that can't be used are not tried again."""
-    timeout_seconds: PositiveFloat = 3600.0
+    timeout_seconds: Seconds = 3600.0
     """A try that takes longer is ended, and has failed."""
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jobspecs.base import Pattern, PositiveFloat, Section
+from jobspecs.base import Pattern, Section
+from jobspecs.units import Seconds
 
 Endpoint = Annotated[
     str,
@@ -26,7 +27,7 @@ class S3(Section):
     """URL of an S3-compatible server, such as `http://minio:9000`. None is AWS itself."""
     region: str | None = None
     """Region of the buckets. None takes the AWS chain's."""
-    timeout_seconds: PositiveFloat = 60.0
+    timeout_seconds: Seconds = 60.0
     """An answer, or the next part of a body, that takes longer is asked for again."""
 
 

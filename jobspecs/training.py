@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, misplaced
+from jobspecs.base import Fraction, NonNegativeFloat, PositiveFloat, Section, misplaced
+from jobspecs.units import Counted, NonNegativeInt, PositiveInt
 
 _Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -104,7 +105,7 @@ class Ema(Section):
 class Training(Section):
     """The training run. Exactly one of `steps`, `passes` and `samples` says how long it is."""
 
-    global_batch: Annotated[int, Field(ge=2)]
+    global_batch: Annotated[int, Field(ge=2), Counted()]
     """Samples a step over all ranks: each is contrasted with all the others, on any cluster."""
     micro_batch: PositiveInt | Literal["auto"] | None = None
     """Rows that a rank encodes at a time: less memory, the same loss and gradient. Null: its whole share of the
