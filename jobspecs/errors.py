@@ -19,6 +19,9 @@ All survive pickling (Ray carries them between processes): their arguments are p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import indent
+
+from jobspecs.places import Place
 
 
 class TandemError(Exception):
@@ -33,18 +36,28 @@ class UsageError(TandemError):
 class Fault:
     """One fault of a spec: where it stands, what is wrong, what to do.
 
-    Printed as `place: message`, and the remedy on a line of its own.
+    job.yaml:12:17 (training.global_batch): should be a valid integer, given: "lots"
+        12 |   global_batch: lots
+           |                 ^
+        the remedy
     """
 
-    place: str
-    """`file.yaml:12 (training.global_batch)`, or `--set training.steps` for an override."""
+    place: Place
     message: str
     """What was given and what is allowed."""
     remedy: str = ""
+    path: str = ""
+    """The field, dotted; "" where the fault is that of no field."""
+
+    @property
+    def where(self) -> str:
+        """`job.yaml:12:17 (training.global_batch)`; the path is left out where an override is just it."""
+        named = self.path and str(self.place) not in (f"--set {self.path}", f"--set {self.path}+")
+        return f"{self.place} ({self.path})" if named else str(self.place)
 
     def __str__(self) -> str:
-        remedy = f"\n    {self.remedy}" if self.remedy else ""
-        return f"{self.place}: {self.message}{remedy}"
+        below = "\n".join(filter(None, (self.place.shown(), self.remedy)))
+        return f"{self.where}: {self.message}" + (f"\n{indent(below, '    ')}" if below else "")
 
 
 class SpecError(UsageError):
@@ -57,7 +70,7 @@ class SpecError(UsageError):
     def __str__(self) -> str:
         count = len(self.faults)
         header = f"{count} fault{'s' if count > 1 else ''} in the spec"
-        return "\n".join([header, *(f"  {fault}" for fault in self.faults)])
+        return "\n".join([header, *(indent(str(fault), "  ") for fault in self.faults)])
 
 
 class DataError(TandemError):

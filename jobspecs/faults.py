@@ -9,8 +9,7 @@ import difflib
 import json
 import re
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from jobspecs.base import Section
 from jobspecs.descriptions import description
 from jobspecs.errors import Fault
+from jobspecs.fields import is_section, kinds, members, names
 from jobspecs.job import JobSpec
 from jobspecs.yaml_places import Document, KeyPath, dotted
 
@@ -42,7 +42,13 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
     for number, detail in enumerate(error.errors()):
         spot = _spot(detail["loc"])
         grouped.setdefault((spot.path, -1 if spot.in_union else number), []).append((spot, detail))
-    return [_fault(document, group) for group in grouped.values()]
+    faults = [(group[0][0].path, _fault(document, group)) for group in grouped.values()]
+    return [fault for path, fault in faults if path not in document.broken]
+
+
+def wants_text(error: ValidationError) -> list[KeyPath]:
+    """Paths of the fields that want a text, and have none."""
+    return [_spot(detail["loc"]).path for detail in error.errors() if detail["type"] == "string_type"]
 
 
 def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault:
@@ -55,9 +61,8 @@ def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault
         wanted[1:] = [each.removeprefix("should be ") for each in wanted[1:]]
         message = f"{_either(wanted)}, given: {_short(detail['input'])}"
         remedy = next(filter(None, (_remedy(spot, each, alone=len(group) == 1) for _, each in group)), "")
-    place = document.place(path)
-    named = f"{place} ({dotted(path)})" if path and place != f"--set {dotted(path)}" else place
-    return Fault(named, message, remedy)
+    is_of_key = len(group) == 1 and detail["type"] == "extra_forbidden"
+    return Fault(document.entry(path) if is_of_key else document.place(path), message, remedy, dotted(path))
 
 
 def _wanted(detail: ErrorDetails) -> str:
@@ -90,7 +95,7 @@ def _as_mapping(spot: _Spot, given: str) -> str:
     near = difflib.get_close_matches(given, spot.kinds, n=1, cutoff=0.6)
     if not near:
         return f"Its kind is {_one_of(spot.kinds)}."
-    section = next(member for member in spot.members if near[0] in _kinds(member))
+    section = next(member for member in spot.members if near[0] in kinds(member))
     others = [name for name, field in section.model_fields.items() if field.is_required() and name != "kind"]
     return f"Write {{{', '.join([f'kind: {near[0]}', *(f'{name}: …' for name in others)])}}}."
 
@@ -116,13 +121,13 @@ def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
 
 def _owner(key: str, spot: _Spot) -> str:
     """Who has the field `key`: a section of another kind, or one a level below."""
-    kinds = [repr(kind) for sibling in spot.siblings if key in sibling.model_fields for kind in _kinds(sibling)]
-    if kinds:
-        return f"It is a field of kind {_either(kinds)}."
+    theirs = [repr(kind) for sibling in spot.siblings if key in sibling.model_fields for kind in kinds(sibling)]
+    if theirs:
+        return f"It is a field of kind {_either(theirs)}."
     below = [
         dotted((*spot.path[:-1], name))
         for name, field in spot.section.model_fields.items()
-        if any(_is_section(member) and key in member.model_fields for member in _members(field.annotation))
+        if any(is_section(member) and key in member.model_fields for member in members(field.annotation))
     ]
     return f"It is a field of {_either(below)}." if below else ""
 
@@ -130,7 +135,7 @@ def _owner(key: str, spot: _Spot) -> str:
 def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key = str(spot.path[-1])
     if key == "kind":  # of a section that is no union's member
-        return spot.path, "'kind' is missing", f"It is {_one_of(_kinds(spot.section))}."
+        return spot.path, "'kind' is missing", f"It is {_one_of(kinds(spot.section))}."
     return spot.path, f"{key!r} is missing", description(spot.section, key)
 
 
@@ -194,7 +199,7 @@ class _Spot:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Allowed values of `kind` at `path`."""
-        return tuple(kind for member in self.members for kind in _kinds(member))
+        return tuple(kind for member in self.members for kind in kinds(member))
 
 
 def _spot(loc: KeyPath) -> _Spot:
@@ -211,42 +216,19 @@ def _spot(loc: KeyPath) -> _Spot:
     siblings: tuple[Any, ...] = ()
     here: Any = JobSpec
     for part in loc:
-        members = _members(here)
-        if len(members) > 1:
-            here = next((member for member in members if part in _names(member)), None)
+        options = members(here)
+        if len(options) > 1:
+            here = next((member for member in options if part in names(member)), None)
             in_union = here is None
-            union = tuple(member for member in members if member is not here)
+            union = tuple(member for member in options if member is not here)
             continue
         path = (*path, part)
-        here = members[0] if members else None
-        if _is_section(here):
-            section, siblings, union = here, tuple(filter(_is_section, union)), ()
+        here = options[0] if options else None
+        if is_section(here):
+            section, siblings, union = here, tuple(filter(is_section, union)), ()
             field = section.model_fields.get(str(part))
             here = field.annotation if field else None
         else:
             here = get_args(here)[0] if get_origin(here) is list else None
-    members_here = tuple(member for member in _members(here) if _kinds(member))
+    members_here = tuple(member for member in members(here) if kinds(member))
     return _Spot(path, section, in_union, members_here, siblings)
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The types that `annotation` allows, but for None."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for argument in get_args(annotation) for member in _members(argument)]
-    return [] if annotation in (None, NoneType) else [annotation]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _names(annotation: Any) -> tuple[str, ...]:
-    """What stands for a section in pydantic's `loc`: its kinds, or of one without them its class's name."""
-    return _kinds(annotation) or ((annotation.__name__,) if _is_section(annotation) else ())
-
-
-def _kinds(annotation: Any) -> tuple[str, ...]:
-    field = annotation.model_fields.get("kind") if _is_section(annotation) else None
-    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()

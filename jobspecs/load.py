@@ -1,63 +1,133 @@
-"""YAML -> JobSpec. Every fault is reported at once, each with its file and line and a remedy.
+"""YAML -> JobSpec. Every fault is reported at once, each with its file, line and column and a remedy.
 
 Goes in: a path and the `--set` overrides. Comes out: a `JobSpec`, or a `SpecError` with all faults.
-Called by every command that takes a spec.
+Called by every command that takes a spec. The steps, each in a file of its own:
+
+    yaml_places   text -> plain values and their places, the environment's values in them
+    versions      older versions of the language -> this one
+    extends       the file that it extends, below it
+    overrides     `--set`, over it
+    job           plain values -> JobSpec
+    faults        what pydantic says -> places, words, remedies
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from jobspecs.environment import escape
 from jobspecs.errors import Fault, SpecError
-from jobspecs.faults import faults_of
+from jobspecs.extends import extended
+from jobspecs.faults import faults_of, wants_text
 from jobspecs.job import JobSpec
-from jobspecs.yaml_places import Document, KeyPath, dotted, parse
+from jobspecs.overrides import lay_override
+from jobspecs.places import Place
+from jobspecs.versions import migrate
+from jobspecs.yaml_places import Document, KeyPath, parse
 
 
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> JobSpec:
-    """The spec in the file `path`, with `overrides` (`training.steps=100`) laid over it.
+def load(path: str | Path, overrides: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> JobSpec:
+    """The spec in the file `path`, with `overrides` (`training.steps=100`) laid over it; `environment` has the
+    variables that it names, those of this process by default.
 
     Raises SpecError: no such file, not YAML, or faults in it.
     """
-    path = Path(path)
+    path, environment = Path(path), os.environ if environment is None else environment
+    read = partial(_read, environment=environment)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        fault = Fault(str(path), f"can't be read: {reason}", "Give the path of a YAML file.")
+        document = read(path)
+    except OSError as error:
+        fault = Fault(Place(str(path)), f"can't be read: {error.strerror}", "Give the path of a YAML file.")
         raise SpecError((fault,)) from error
-    return loads(text, str(path), overrides)
+    return _checked(extended(document, path.parent, read, (path.resolve(),)), overrides, environment)
 
 
-def loads(text: str, name: str = "<spec>", overrides: tuple[str, ...] = ()) -> JobSpec:
-    """The spec in `text`; `name` stands for the file in error messages. Raises SpecError."""
-    document = parse(text, name)
+def loads(
+    text: str, name: str = "<spec>", overrides: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> JobSpec:
+    """The spec in `text`; `name` stands for the file in error messages, and a path that it extends is relative to the
+    current folder. Raises SpecError."""
+    environment = os.environ if environment is None else environment
+    read = partial(_read, environment=environment)
+    document = extended(_document(text, name, environment), Path(), read, ())
+    return _checked(document, overrides, environment)
+
+
+def _read(path: Path, environment: Mapping[str, str]) -> Document:
+    """Raises OSError, SpecError."""
+    try:
+        return _document(path.read_text(encoding="utf-8"), str(path), environment)
+    except UnicodeDecodeError as error:
+        fault = Fault(Place(str(path)), "can't be read: it is not UTF-8 text", "Save it as UTF-8 text.")
+        raise SpecError((fault,)) from error
+
+
+def _document(text: str, name: str, environment: Mapping[str, str]) -> Document:
+    """What one file says, in the newest version of the language."""
+    document = parse(text, name, environment)
     if document.value is None:
         document.value = {}
     if not isinstance(document.value, dict):
-        fault = Fault(f"{name}:1", "a spec is a mapping of `key: value` lines", "See jobspecs/examples.")
+        fault = Fault(document.entry(()), "a spec is a mapping of `key: value` lines", "`tandem init` shows examples.")
         raise SpecError((fault,))
-    faults = [*document.faults]
-    for override in overrides:
-        faults += _override(document, override)
+    migrate(document)
+    return document
+
+
+def _checked(document: Document, overrides: tuple[str, ...], environment: Mapping[str, str]) -> JobSpec:
+    wrong = [fault for override in overrides for fault in lay_override(document, override, environment)]
+    faults = [*document.faults, *wrong]
     try:
-        # In JSON, strict validation takes an integer for a float and nothing else that it should not.
-        spec = JobSpec.model_validate_json(json.dumps(document.value))
+        spec = _validated(document)
     except ValidationError as error:
         faults += faults_of(error, document)
     if faults:
-        raise SpecError(tuple(faults))
+        raise SpecError(_in_order(faults))
     return spec
+
+
+def _in_order(faults: list[Fault]) -> tuple[Fault, ...]:
+    """As somebody reads who mends them: file after file from top to bottom, then the overrides."""
+    files = list(dict.fromkeys(fault.place.name for fault in faults))
+
+    def key(fault: Fault) -> tuple[bool, int, int, int]:
+        place = fault.place
+        return place.line == 0, files.index(place.name), place.line, place.column
+
+    return tuple(sorted(faults, key=key))
+
+
+def _validated(document: Document) -> JobSpec:
+    """Raises ValidationError."""
+    try:
+        # In JSON, strict validation takes an integer for a float and nothing else that it should not.
+        return JobSpec.model_validate_json(json.dumps(document.value))
+    except ValidationError as error:
+        meant = [path for path in wants_text(error) if path in document.texts]
+        if not meant:
+            raise
+        for path in meant:
+            _put(document, path, document.texts.pop(path))
+        return _validated(document)
+
+
+def _put(document: Document, path: KeyPath, value: str) -> None:
+    here = document.value
+    for key in path[:-1]:
+        here = here[key]
+    here[path[-1]] = value
 
 
 def dumps(spec: JobSpec) -> str:
     """`spec` as YAML that `loads` reads back to an equal one. Text is quoted: other readers, too, are not
-    to take the name "1e3" for a number."""
+    to take the name "1e3" for a number. No part of it is taken for a variable of the environment."""
     return yaml.dump(spec.model_dump(mode="json", exclude_none=True), Dumper=_Quoting, sort_keys=False)
 
 
@@ -65,58 +135,8 @@ class _Quoting(yaml.SafeDumper):
     pass
 
 
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", escape(text), style='"')
 
 
-def _override(document: Document, override: str) -> list[Fault]:
-    """Sets one `path.to.field=value` in the document; the value is YAML. Comes out: what is wrong with it.
-
-    Sections that the file leaves out are made on the way; items of lists are not.
-    """
-    keys, equals, text = override.partition("=")
-    parts = keys.strip().split(".")
-    if not equals or not all(parts):
-        example = "For example --set training.steps=100."
-        return [Fault(f"--set {override}", "an override is path.to.field=value", example)]
-    place = f"--set {keys.strip()}"
-    try:
-        given = parse(text, place)
-    except SpecError as error:
-        message = f"the value can't be read: {error.faults[0].message}"
-        return [Fault(place, message, "Quote it for YAML, and the whole for the shell.")]
-    if given.faults:
-        return [Fault(place, given.faults[0].message, given.faults[0].remedy)]
-
-    here: Any = document.value
-    path: KeyPath = ()
-    for part in parts[:-1]:
-        key = _key(here, part)
-        if key is None:
-            return [_no_such_place(place, path, part, here)]
-        path = (*path, key)
-        if isinstance(here, dict) and key not in here:
-            here[key] = {}
-            document.places[path] = place
-        here = here[key]
-    last = _key(here, parts[-1])
-    if last is None:
-        return [_no_such_place(place, path, parts[-1], here)]
-    here[last] = given.value
-    document.forget((*path, last))
-    document.places[*path, last] = place
-    return []
-
-
-def _key(container: Any, part: str) -> str | int | None:
-    """`part` as a key of `container`, or None where it can't be one."""
-    if isinstance(container, dict):
-        return part
-    is_index = isinstance(container, list) and part.isascii() and part.isdigit()
-    return int(part) if is_index and int(part) < len(container) else None
-
-
-def _no_such_place(place: str, path: KeyPath, part: str, container: Any) -> Fault:
-    remedy = f"{dotted(path)} is a single value."
-    if isinstance(container, list):
-        remedy = f"{dotted(path)} is a list of {len(container)}, counted from 0."
-    return Fault(place, f"there is no {dotted((*path, part))} in the spec", remedy)
+_Quoting.add_representer(str, _quoted)

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from jobspecs.base import Fraction, NonNegativeFloat, PositiveFloat, Section, misplaced
 from jobspecs.units import Counted, NonNegativeInt, PositiveInt
 
+LENGTHS = ("steps", "passes", "samples")
+"""Fields that say how long training is: one of them."""
+
 _Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -139,7 +142,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
-        given = [name for name in ("steps", "passes", "samples") if getattr(self, name) is not None]
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none of them"
             raise ValueError(f"give exactly one of steps, passes and samples (found {found})")

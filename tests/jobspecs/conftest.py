@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobspecs.errors import SpecError
+from jobspecs.errors import Fault, SpecError
 from jobspecs.load import loads
 
 EXAMPLE = """\
@@ -205,13 +205,33 @@ def _holds(value: Any, keys: list[str]) -> bool:
 
 @pytest.fixture(scope="session")
 def wrong() -> Callable[..., list[str]]:
-    """`wrong(text, *overrides)`: the faults of a spec, each as it is printed; none if it is right."""
+    """`wrong(text, *overrides)`: the faults of a spec, `job.yaml:12 (path): words`, and its remedy on the next line;
+    none if it is right. Columns and the line that is shown are those of test_places.py."""
 
     def faults(text: str, *overrides: str) -> list[str]:
-        try:
-            loads(text, "job.yaml", overrides)
-        except SpecError as error:
-            return [str(fault) for fault in error.faults]
-        return []
+        return [in_words(fault) for fault in faults_in(text, *overrides)]
 
     return faults
+
+
+def faults_in(text: str, *overrides: str) -> tuple[Fault, ...]:
+    """The faults of a spec; of each the line that it shows is the one of its place."""
+    try:
+        loads(text, "job.yaml", overrides, environment={})
+    except SpecError as error:
+        for fault in error.faults:
+            check_shown(fault, text)
+        return error.faults
+    return ()
+
+
+def check_shown(fault: Fault, text: str) -> None:
+    place = fault.place
+    if place.line:
+        assert place.text == text.split("\n")[place.line - 1]
+        assert 1 <= place.column <= len(place.text) + 1
+
+
+def in_words(fault: Fault) -> str:
+    where = fault.where.replace(f":{fault.place.line}:{fault.place.column}", f":{fault.place.line}", 1)
+    return f"{where}: {fault.message}" + (f"\n    {fault.remedy}" if fault.remedy else "")

@@ -12,6 +12,7 @@ import pytest
 
 from jobspecs.errors import Fault, SpecError
 from jobspecs.load import loads
+from jobspecs.places import Place
 
 Wrong = Callable[..., list[str]]
 FullWith = Callable[[str], dict[str, Any]]
@@ -72,7 +73,9 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("training.precision", 16, "should be 'fp32', 'bf16' or 'fp16', given: 16"),
         ("training.micro_batch", "aut", "should be a valid integer or 'auto', given: \"aut\"\n"
             "    Did you mean 'auto'?"),
-        ("apiVersion", "tandem/v2", "should be 'tandem/v1', given: \"tandem/v2\"\n"
+        ("apiVersion", "tandem/v2", "this Tandem reads tandem/v1, given: tandem/v2\n"
+            "    Install a Tandem that knows tandem/v2, or write the spec in tandem/v1."),
+        ("apiVersion", "tandem/1", "should be 'tandem/v1', given: \"tandem/1\"\n"
             "    Did you mean 'tandem/v1'?"),
         ("training.zero_stage", 4, "should be less than or equal to 3, given: 4"),
         ("training.zero_stage", True, "should be a valid integer, given: true"),
@@ -261,8 +264,11 @@ def test_kinds_keys_and_rules(
 
 
 def test_faults_in_print() -> None:
-    one, two = Fault("f:1 (a)", "is wrong", "Do b."), Fault("f:2", "too")
-    assert str(SpecError((one,))) == "1 fault in the spec\n  f:1 (a): is wrong\n    Do b."
+    one = Fault(Place("f", 1, 4, "a: 1"), "is wrong", "Do b.", "a")
+    two = Fault(Place("f"), "too")
+    assert str(SpecError((one,))) == (
+        "1 fault in the spec\n  f:1:4 (a): is wrong\n      1 | a: 1\n        |    ^\n      Do b."
+    )
     assert str(SpecError((one, two))).splitlines()[0] == "2 faults in the spec"
 
 

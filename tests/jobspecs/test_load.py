@@ -34,7 +34,7 @@ def test_the_shipped_examples_load(path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "absent.yaml") == (
         f"1 fault in the spec\n  {tmp_path}/absent.yaml: can't be read: No such file or directory\n"
-        "    Give the path of a YAML file."
+        "      Give the path of a YAML file."
     )
     assert f"{tmp_path}: can't be read: Is a directory" in refusal(str(tmp_path))
 
@@ -58,7 +58,7 @@ def test_not_yaml(wrong: Wrong, example: str) -> None:
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "12"])
 def test_not_a_mapping(wrong: Wrong, text: str) -> None:
-    assert wrong(text) == ["job.yaml:1: a spec is a mapping of `key: value` lines\n    See jobspecs/examples."]
+    assert wrong(text) == ["job.yaml:1: a spec is a mapping of `key: value` lines\n    `tandem init` shows examples."]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"])
@@ -80,12 +80,13 @@ def test_all_faults_at_once(example: str) -> None:
     line = example.splitlines().index("seed: 0") + 1
     image = next(number for number, line in enumerate(text.splitlines(), 1) if "pacth" in line)
     assert str(caught.value).splitlines()[0] == "7 faults in the spec"
-    assert [fault.place for fault in caught.value.faults] == [
-        f"job.yaml:{line + 1} (seed)",
+    columns = [text.splitlines()[image - 1].index(word) + 1 for word in ("8.5", "pacth")]
+    assert [fault.where for fault in caught.value.faults] == [
+        f"job.yaml:{line + 1}:1 (seed)",
+        f"job.yaml:{line + 1}:7 (seed)",
+        f"job.yaml:{image}:{columns[0]} (model.image.patch)",
+        f"job.yaml:{image}:{columns[1]} (model.image.pacth)",
         "--set bad",
-        f"job.yaml:{line + 1} (seed)",
-        f"job.yaml:{image} (model.image.patch)",
-        f"job.yaml:{image} (model.image.pacth)",
         "--set training.stepz",
         "--set cluster.workers",
     ]
@@ -140,7 +141,7 @@ def test_an_override_clears_a_field(example: str) -> None:
             "storage.root: the value can't be read: the tag !!python/name:os.sep "
             "has no meaning in a spec\n    Quote it for YAML, and the whole for the shell.",
         ),
-        ("retry={max_attempts: 1, max_attempts: 2}", "retry: the key stands here twice\n    Keep one."),
+        ("retry={max_attempts: 1, max_attempts: 2}", "retry (retry.max_attempts): the key stands here twice\n    Keep one."),
         ("data.image.crop_scale.2=1", "data.image.crop_scale.2: there is no data.image.crop_scale.2 in "
             "the spec\n    data.image.crop_scale is a list of 2, counted from 0."),
         ("evaluations.-1.name=x", "evaluations.-1.name: there is no evaluations.-1 in the spec"

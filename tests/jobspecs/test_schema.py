@@ -347,6 +347,8 @@ def misfits(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str 
     wanted = schema.get("type", "")
     if not isinstance(value, TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
         return [f"{path} is no {wanted}"]
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        return [f"{path} does not match {schema['pattern']}"]
     if "const" in schema and value != schema["const"]:
         return [f"{path} is not {schema['const']!r}"]
     if wanted == "array":

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jobspecs.errors import SpecError
 from jobspecs.yaml_places import parse
+from tests.jobspecs.conftest import in_words
 
 
 def value(text: str) -> object:
@@ -23,7 +24,7 @@ def refusal(text: str) -> str:
     with pytest.raises(SpecError) as caught:
         parse(text, "f")
     (fault,) = caught.value.faults
-    return str(fault)
+    return in_words(fault)
 
 
 @pytest.mark.parametrize(
@@ -91,27 +92,34 @@ g:
 """,
         "f",
     )
-    assert {path: int(place.removeprefix("f:")) for path, place in document.places.items()} == {
-        (): 1,
-        ("a",): 1,
-        ("a", "b"): 2,
-        ("a", "b", 0): 2,
-        ("a", "b", 1): 3,
-        ("a", "c"): 4,
-        ("a", "c", "d"): 4,
-        ("a", "c", "e"): 5,
-        ("a", "c", "f"): 5,
-        ("g",): 7,
-        ("g", 0): 9,
-        ("g", 0, "h"): 9,
-        ("g", 1): 10,
+    assert {path: str(place) for path, place in document.entries.items()} == {
+        (): "f:1:1",
+        ("a",): "f:1:1",
+        ("a", "b"): "f:2:3",
+        ("a", "b", 0): "f:2:7",
+        ("a", "b", 1): "f:3:7",
+        ("a", "c"): "f:4:3",
+        ("a", "c", "d"): "f:4:7",
+        ("a", "c", "e"): "f:5:7",
+        ("a", "c", "f"): "f:5:13",
+        ("g",): "f:7:1",
+        ("g", 0): "f:9:5",
+        ("g", 0, "h"): "f:9:5",
+        ("g", 1): "f:10:5",
     }
+    assert {path: str(place) for path, place in document.values.items()} == {
+        ("a", "b"): "f:2:6",
+        ("a", "c"): "f:4:6",
+        ("a", "c", "d"): "f:4:10",
+        ("a", "c", "e"): "f:5:10",
+        ("g", 0, "h"): "f:9:8",
+    }, "those in the line of their key"
 
 
 def test_the_place_of_what_is_absent_is_that_around_it() -> None:
     document = parse("a:\n  b:\n    c: 1\n", "f")
-    assert document.place(("a", "b", "d", "e")) == "f:2"
-    assert document.place(("x",)) == "f:1"
+    assert document.place(("a", "b", "d", "e")).line == 2
+    assert document.place(("x",)).line == 1
 
 
 def test_anchors_and_merge_keys() -> None:
@@ -136,15 +144,15 @@ again: *one
     assert document.value["both"] == {"width": 1, "deep": {"x": 1, "y": 2}, "layers": 2, "heads": 3}
     assert document.value["own"] == {"width": 1, "deep": {"x": 5}}
     assert document.value["again"] == document.value["one"]
-    assert document.place(("both", "layers")) == "f:5"
-    assert document.place(("both", "heads")) == "f:8"
-    assert document.place(("own", "deep", "x")) == "f:10"
-    assert document.place(("own", "deep", "y")) == "f:10", "not that of the value that was overridden"
+    assert document.place(("both", "layers")).line == 5
+    assert document.place(("both", "heads")).line == 8
+    assert document.place(("own", "deep", "x")).line == 10
+    assert document.place(("own", "deep", "y")).line == 10, "not that of the value that was overridden"
 
 
 def test_keys_that_stand_twice() -> None:
     document = parse("a:\n  b: 1\n  c: 2\n  b: 3\na: 4\n", "f")
-    assert [str(fault) for fault in document.faults] == [
+    assert [in_words(fault) for fault in document.faults] == [
         "f:4 (a.b): the key stands here twice\n    Keep one.",
         "f:5 (a): the key stands here twice\n    Keep one.",
     ]
@@ -213,4 +221,4 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert refusal(text).startswith("f:")
     else:
         json.dumps(document.value)
-        assert all(place.startswith("f:") for place in document.places.values())
+        assert all(place.name == "f" for place in document.entries.values())
