@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -17,7 +18,7 @@ from pydantic_core import ErrorDetails
 from jobspecs.base import Section
 from jobspecs.descriptions import description
 from jobspecs.errors import Fault
-from jobspecs.fields import is_section, kinds, members, names
+from jobspecs.fields import is_section, kinds, members, names, paths_of
 from jobspecs.job import JobSpec
 from jobspecs.yaml_places import Document, KeyPath, dotted
 
@@ -39,11 +40,21 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
     A value that fits no member of a plain union is one fault: "should be a valid integer or 'auto'".
     """
     grouped: dict[tuple[KeyPath, int], list[tuple[_Spot, ErrorDetails]]] = {}
-    for number, detail in enumerate(error.errors()):
+    for number, detail in enumerate(_each(error)):
         spot = _spot(detail["loc"])
         grouped.setdefault((spot.path, -1 if spot.in_union else number), []).append((spot, detail))
     faults = [(group[0][0].path, _fault(document, group)) for group in grouped.values()]
     return [fault for path, fault in faults if path not in document.broken]
+
+
+def _each(error: ValidationError) -> Iterator[ErrorDetails]:
+    """Its errors, those of rules between sections one by one."""
+    for detail in error.errors():
+        if detail["type"] == "rules":
+            for rule in detail["ctx"]["rules"]:
+                yield {**detail, "type": "rule", "ctx": rule}
+        else:
+            yield detail
 
 
 def wants_text(error: ValidationError) -> list[KeyPath]:
@@ -115,7 +126,7 @@ def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
 
 def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key, allowed = str(spot.path[-1]), list(spot.section.model_fields)
-    near = _owner(key, spot) or _did_you_mean(key, allowed)
+    near = _owner(key, spot) or _did_you_mean(key, allowed) or _elsewhere(key, spot)
     return spot.path, f"unknown key {key!r}", f"{near} Allowed here: {', '.join(allowed)}.".strip()
 
 
@@ -130,6 +141,13 @@ def _owner(key: str, spot: _Spot) -> str:
         if any(is_section(member) and key in member.model_fields for member in members(field.annotation))
     ]
     return f"It is a field of {_either(below)}." if below else ""
+
+
+def _elsewhere(key: str, spot: _Spot) -> str:
+    """Where else the language has the field `key`, if that is one place."""
+    here = dotted(tuple(part for part in spot.path if isinstance(part, str)))
+    paths = paths_of(JobSpec, key)
+    return f"There is {paths[0]}." if len(paths) == 1 and paths != [here] else ""
 
 
 def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:

@@ -67,3 +67,12 @@ def _child(value: Any, part: str | int) -> Any:
     if isinstance(value, dict):
         return value.get(part)
     return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
+
+
+def paths_of(section: type[Section], name: str) -> list[str]:
+    """Dotted paths of the fields called `name` at and below `section`, without the indexes of lists."""
+    found = [name] if name in section.model_fields else []
+    for key, field in section.model_fields.items():
+        below = (path for each in sections_at(field.annotation) for path in paths_of(each, name))
+        found += [f"{key}.{path}" for path in below]
+    return list(dict.fromkeys(found))

@@ -14,18 +14,16 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from jobspecs.base import Name, Section, misplaced
+from jobspecs.base import Name, Section
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
-from jobspecs.deepspeed import check_deepspeed
-from jobspecs.descriptions import description
-from jobspecs.evaluation import Evaluation, check_columns
-from jobspecs.mining import Mining, check_mining
-from jobspecs.model import Model, check_inputs, check_towers
-from jobspecs.objective import Objective, TextInfoNCE
-from jobspecs.references import check_references
-from jobspecs.retry import Retry, check_times
+from jobspecs.evaluation import Evaluation
+from jobspecs.mining import Mining
+from jobspecs.model import Model
+from jobspecs.objective import Objective
+from jobspecs.retry import Retry
+from jobspecs.rules import check_fit
 from jobspecs.schedule import EarlyStop
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
@@ -57,13 +55,6 @@ NOT_THE_EXPERIMENT = (
     "deepspeed.zero_optimization",
 )
 """Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
-
-_COLUMNS = {"image_text": ("image", "text"), "two_view": ("image",), "text_text": ("query", "document")}
-"""Columns of a sample that an objective contrasts: sections of `data:`."""
-_OPTIONAL = {"text_text": ("negatives",)}
-"""Columns that it takes and can do without."""
-_VIEWS = {"image_text": 1, "two_view": 2}
-"""Views of an image that it takes."""
 
 
 class JobSpec(Section):
@@ -102,63 +93,8 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
-        self._check_columns()
-        self._check_objective()
-        check_towers(self.model, _COLUMNS[self.objective.kind], self.objective.kind)
-        check_inputs(self.model, self.data)
-        check_times(self.cluster, self.retry)
-        if self.mining is not None:
-            check_mining(self.mining, self.objective.kind, self.data.negatives)
-        batch, lanes = self.training.global_batch, self.data.lanes
-        if lanes != "auto" and batch % lanes:
-            raise misplaced("training.global_batch", f"global_batch {batch} is not a multiple of data.lanes, {lanes}")
-        names = [evaluation.name for evaluation in self.evaluations]
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                raise misplaced(
-                    f"evaluations.{number}.name",
-                    f"names are unique; evaluations.{names.index(name)} has the name {name!r} too",
-                )
-            check_columns(self.evaluations[number], self.data, f"evaluations.{number}")
-        check_references(self.evaluations, self.checkpoint.keep_best, self.stop)
+        check_fit(self)
         return self
-
-    @model_validator(mode="after")
-    def _deepspeed_fits(self) -> JobSpec:
-        check_deepspeed(self.deepspeed, self.training)
-        return self
-
-    def _check_columns(self) -> None:
-        kind = self.objective.kind
-        wanted, optional = _COLUMNS[kind], _OPTIONAL.get(kind, ())
-        for name in wanted:
-            if getattr(self.data, name) is None:
-                remedy = f"{description(Data, name)} Objective {kind} needs it."
-                raise misplaced(f"data.{name}", f"{name!r} is missing", " ".join(remedy.split()))
-        for name in ("image", "text", "query", "document", "negatives"):
-            if name not in (*wanted, *optional) and getattr(self.data, name) is not None:
-                contrasts = f"It contrasts {' and '.join(wanted)}."
-                raise misplaced(f"data.{name}", f"objective {kind} has no use for data.{name}", contrasts)
-        if self.data.image is not None and self.data.image.views != _VIEWS[kind]:
-            count = f"{_VIEWS[kind]} view{'s' if _VIEWS[kind] > 1 else ''}"
-            raise misplaced("data.image.views", f"objective {kind} takes {count}, not {self.data.image.views}")
-
-    def _check_objective(self) -> None:
-        loss = self.objective.loss
-        if isinstance(loss, TextInfoNCE) and loss.direction == "document_to_query" and self.data.negatives is not None:
-            raise misplaced(
-                "data.negatives",
-                "negatives are candidates of queries, and objective.loss.direction is document_to_query",
-                "Leave them out, or choose the direction query_to_document or both.",
-            )
-        matryoshka, width = self.objective.matryoshka, self.model.embedding_dim
-        for number, dim in enumerate(matryoshka.dims if matryoshka is not None else ()):
-            if dim >= width:
-                raise misplaced(
-                    f"objective.matryoshka.dims.{number}",
-                    f"{dim} is not less than model.embedding_dim, {width}",
-                    "The whole width is trained in any case.",
-                )
 
     @property
     def job_mining(self) -> Mining | None:

@@ -141,7 +141,8 @@ def test_an_override_clears_a_field(example: str) -> None:
             "storage.root: the value can't be read: the tag !!python/name:os.sep "
             "has no meaning in a spec\n    Quote it for YAML, and the whole for the shell.",
         ),
-        ("retry={max_attempts: 1, max_attempts: 2}", "retry (retry.max_attempts): the key stands here twice\n    Keep one."),
+        ("retry={max_attempts: 1, max_attempts: 2}",
+            "retry (retry.max_attempts): the key stands here twice\n    Keep one."),
         ("data.image.crop_scale.2=1", "data.image.crop_scale.2: there is no data.image.crop_scale.2 in "
             "the spec\n    data.image.crop_scale is a list of 2, counted from 0."),
         ("evaluations.-1.name=x", "evaluations.-1.name: there is no evaluations.-1 in the spec"
