@@ -80,7 +80,7 @@ class Image(Section):
 
     column: Column = "jpg;jpeg;png;webp"
     """Extension of the member that holds it."""
-    size: PositiveInt
+    size: PositiveInt = 224
     """Height and width in pixels that the model sees."""
     views: Annotated[int, Field(ge=1, le=2)] = 1
     """Differently augmented views of each image: 2 for self-supervised training."""

@@ -35,7 +35,7 @@ class Filter(Section):
 class Source(Section):
     """A set of shards that are read as one stream."""
 
-    name: Name
+    name: Name = "data"
     """Stands for the source in the order of samples and in the digests: moving the tars elsewhere
     changes nothing, renaming the source is another experiment."""
     urls: list[str] = Field(min_length=1)

@@ -1,15 +1,9 @@
-"""The whole: a `JobSpec`, what of it is the experiment, and its hash.
-
-A field belongs to the experiment when changing it changes a batch, a loss or a parameter. The rest
-(`NOT_THE_EXPERIMENT`) may differ between two attempts of one run: where it runs, how often it commits,
-how it is scored.
-"""
+"""The whole: a `JobSpec`, what of it is the experiment, and its hash."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -19,6 +13,7 @@ from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
 from jobspecs.evaluation import Evaluation
+from jobspecs.identity import Effect, leaves, meaning_of
 from jobspecs.mining import Mining
 from jobspecs.model import Model
 from jobspecs.objective import Objective
@@ -28,33 +23,6 @@ from jobspecs.schedule import EarlyStop
 from jobspecs.storage import StorageSpec
 from jobspecs.training import Training
 from jobspecs.units import NonNegativeInt
-
-NOT_THE_EXPERIMENT = (
-    "apiVersion",
-    "name",
-    "cluster",
-    "checkpoint",
-    "retry",
-    "evaluations",
-    "stop",
-    # `tandem mine` makes other tars, and training on those names them. A job that mines for itself is another matter.
-    "mining",
-    "storage",
-    "data.loader",
-    "data.max_bad_fraction",
-    # Moved tars are the same samples: the index fingerprint holds names, sizes and counts.
-    "data.sources.*.urls",
-    "data.sources.*.index",
-    # How the same numbers are computed: but for float rounding, they change nothing.
-    "training.micro_batch",
-    "training.zero_stage",
-    "training.gradient_checkpointing",
-    "training.compile",
-    "training.health_every",
-    # Bucket sizes, overlap and the like. All else below `deepspeed` may change the numbers.
-    "deepspeed.zero_optimization",
-)
-"""Dotted paths of the fields that a resumed run may change; `*` stands for any list index."""
 
 
 class JobSpec(Section):
@@ -103,40 +71,13 @@ class JobSpec(Section):
 
     def experiment(self) -> dict[str, Any]:
         """The fields that define the experiment, by dotted path (`training.global_batch`: 512)."""
-        free = [pattern for pattern in NOT_THE_EXPERIMENT if pattern != "mining" or self.job_mining is None]
         return {
             ".".join(path): value
-            for path, value in _leaves(self.model_dump(mode="json"))
-            if not any(_matches(path, pattern.split(".")) for pattern in free)
+            for path, value in leaves(self.model_dump(mode="json"))
+            if meaning_of(path, mines=self.job_mining is not None).effect is Effect.EXPERIMENT
         }
 
     def experiment_hash(self) -> str:
         """sha256 of `experiment()` in canonical JSON: equal specs, in any spelling, have equal hashes."""
         canonical = json.dumps(self.experiment(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def changed_fields(before: JobSpec, after: JobSpec) -> list[str]:
-    """What makes `after` another experiment: `training.global_batch: 512 -> 1024`, one line a field."""
-    old, new = before.experiment(), after.experiment()
-    return [
-        f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
-
-
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict):
-        for key, child in value.items():
-            yield from _leaves(child, (*path, key))
-    elif isinstance(value, list) and all(isinstance(item, dict) for item in value):  # none of no sections
-        for number, child in enumerate(value):
-            yield from _leaves(child, (*path, str(number)))
-    else:
-        yield path, value
-
-
-def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
-    """Whether `path` lies at or below `pattern`."""
-    return len(path) >= len(pattern) and all(want in ("*", have) for have, want in zip(path, pattern, strict=False))

@@ -178,7 +178,7 @@ class Model(Section):
     """A tower for queries alone."""
     document: TextTower | None = None
     """A tower for documents alone."""
-    embedding_dim: PositiveInt
+    embedding_dim: PositiveInt = 512
     """Width of the shared embedding."""
 
     def tower_of(self, side: str) -> str | None:

@@ -20,8 +20,9 @@ class AdamW(Section):
 
     kind: Literal["adamw"]
     """Which optimizer."""
-    learning_rate: PositiveFloat
-    """Peak learning rate, reached after the warm-up."""
+    learning_rate: PositiveFloat = 5e-4
+    """Peak learning rate, reached after the warm-up. The default is CLIP's for ViT-B/32 and a batch of 32,768; smaller
+    batches want less."""
     betas: list[_Decay] = Field(default=[0.9, 0.98], min_length=2, max_length=2)
     """Decay rates of the two moments."""
     eps: PositiveFloat = 1e-6
@@ -129,7 +130,7 @@ class Training(Section):
     """Whether the towers' layers are computed again in the backward pass: less memory for a third more time."""
     compile: bool = False
     """Whether the towers are compiled (torch.compile)."""
-    optimizer: Optimizer
+    optimizer: Optimizer = AdamW(kind="adamw")
     """The optimizer."""
     schedule: Schedule = Cosine(kind="cosine")
     """The learning rate over the steps."""

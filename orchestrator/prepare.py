@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobspecs.data import Loader, Source
+from jobspecs.diff import differences
 from jobspecs.errors import DataError, UsageError
 from jobspecs.evaluation import data_of, with_uris
-from jobspecs.job import JobSpec, changed_fields
+from jobspecs.identity import Effect
+from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from orchestrator import plan as planning
 from orchestrator import tokenizers
@@ -184,7 +186,10 @@ def _absolute_cache(loader: Loader) -> Loader:
 
 def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirectory) -> None:
     before = loads(storage.read(run.spec).decode(), run.spec)
-    lines = changed_fields(before, spec) or ["the fields are equal: the version that wrote it had others"]
+    lines = [
+        f"{each} ({each.meaning.why})" for each in differences(before, spec) if each.meaning.effect is Effect.EXPERIMENT
+    ]
+    lines = lines or ["the fields are equal: the version that wrote it had others"]
     changes = "\n".join(f"    {line}" for line in lines)
     raise UsageError(
         f"{run.uri} holds another experiment of this name:\n{changes}\n"

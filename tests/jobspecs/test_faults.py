@@ -142,7 +142,7 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("objective.logit_scale.learnable", "yes", 'should be true or false, given: "yes"'),
         ("training", None, "should be a mapping, `key: value`, given: null"),
         ("training.optimizer", "adamw", 'should be a mapping, `key: value`, given: "adamw"\n'
-            "    Write {kind: adamw, learning_rate: …}."),
+            "    Write {kind: adamw}."),
         ("training.schedule", "linear", 'should be a mapping, `key: value`, given: "linear"\n'
             "    Its kind is one of 'cosine', 'constant', 'rsqrt'."),
         ("objective", "image_text", 'should be a mapping, `key: value`, given: "image_text"\n'

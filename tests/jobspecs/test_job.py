@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobspecs.job import NOT_THE_EXPERIMENT, changed_fields
+from jobspecs.diff import differences
+from jobspecs.identity import MEANINGS, Effect
+from jobspecs.job import JobSpec
 from jobspecs.load import loads
 
 FullWith = Callable[[str], dict[str, Any]]
@@ -212,10 +214,17 @@ FREE = {
 """Another value for each field that a resumed run may change."""
 
 
+def changed_fields(before: JobSpec, after: JobSpec) -> list[str]:
+    """What makes `after` another experiment."""
+    return [str(each) for each in differences(before, after) if each.meaning.effect is Effect.EXPERIMENT]
+
+
 def test_every_field_is_tried_here(fulls: dict[str, dict[str, Any]]) -> None:
     experiment = {path for full in fulls.values() for path in loads(json.dumps(full)).experiment()}
     assert experiment == EXPERIMENT.keys() | NOT_ALONE | OPTIONAL_SECTIONS | OTHER_LENGTHS
-    for pattern in set(NOT_THE_EXPERIMENT) - {"apiVersion"}:
+    for pattern in {meaning.pattern for meaning in MEANINGS if meaning.effect is not Effect.EXPERIMENT} - {
+        "apiVersion"
+    }:
         start = re.escape(pattern).replace(r"\*", r"\d+")
         assert any(re.match(rf"{start}(\.|$)", path) for path in FREE), pattern
 
