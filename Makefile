@@ -2,6 +2,7 @@
 # make demo    data, training, evaluation, scores: the whole of Tandem once
 # make test    the tests
 # make lint    style, types, import rules
+# make reference   the pages that are made of the sources
 # make bench-data   the data path against its peers, about 10 minutes
 # make bench-loss   the losses against their peers, about 30 minutes
 # make bench-step   the training step against a bare loop, about 5 minutes; on a GPU ViT-B/32 against open_clip too
@@ -15,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations bench-mined chaos clean
+.PHONY: setup demo test lint reference format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations bench-mined chaos clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +39,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m jobspecs.reference --check
+
+# What is made of the sources of the spec language: its reference page and the schema for editors.
+reference: setup
+	$(BIN)/python -m jobspecs.reference
 
 format: setup
 	$(BIN)/ruff check --fix .

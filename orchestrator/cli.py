@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator import spec_commands
 from orchestrator.command import (
     DONE,
     FAILED,
@@ -347,6 +348,10 @@ def data(
         summary = write_demo(kind, directory, seed=seed)
     for split in summary.splits:
         print(f"{split.directory}: {split.samples:,} samples in {split.shards} shard{'s' if split.shards > 1 else ''}")
+
+
+for command in (spec_commands.init, spec_commands.schema, spec_commands.diff):
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""`tandem diff`: two specs, each a file or that of a run, and what each changed field means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobspecs.diff import Difference, differences, overall
+from jobspecs.errors import NotFoundError, UsageError
+from jobspecs.identity import Effect
+from jobspecs.job import JobSpec
+from jobspecs.load import load, loads
+from jobspecs.storage import S3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `tandem diff` answers."""
+
+    effect: Effect
+    """The gravest of all."""
+    differences: tuple[Difference, ...]
+
+    @property
+    def verdict(self) -> str:
+        """All of it in a sentence."""
+        if not self.differences:
+            return "the specs are the same"
+        return {
+            Effect.COSMETIC: "the same experiment; training looks at none of it",
+            Effect.RESUMABLE: "the same experiment; a run goes on with it",
+            Effect.EXPERIMENT: "another experiment: give it another name",
+        }[self.effect]
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer of `-o json`."""
+        return {
+            "effect": self.effect.value,
+            "same_experiment": self.effect is not Effect.EXPERIMENT,
+            "differences": [
+                {
+                    "path": each.path,
+                    "before": each.before,
+                    "after": each.after,
+                    "effect": each.meaning.effect.value,
+                    "why": each.meaning.why,
+                }
+                for each in self.differences
+            ],
+        }
+
+
+def compare(before: str, after: str, s3: S3 | None, root: str) -> Comparison:
+    """Compares two specs: files, runs by directory or URI or by name below `root`, or one of each.
+
+    Raises UsageError: a file with faults, neither a file nor a run; StorageError.
+    """
+    one, other = _spec(before, s3, root), _spec(after, s3, root)
+    if _is_file(before) != _is_file(after):  # a run's has absolute URIs
+        from orchestrator.prepare import absolute_uris
+
+        one, other = absolute_uris(one), absolute_uris(other)
+    found = differences(one, other)
+    return Comparison(overall(found), tuple(found))
+
+
+def _is_file(given: str) -> bool:
+    return given.endswith((".yaml", ".yml")) or Path(given).is_file()
+
+
+def _spec(given: str, s3: S3 | None, root: str) -> JobSpec:
+    if _is_file(given) and "://" not in given:
+        return load(given)
+    from workers.run import RunDirectory
+    from workers.storage import Storage, absolute, join
+
+    storage = Storage(s3 or S3())
+    for uri in dict.fromkeys((absolute(given), join(absolute(root), given))):
+        run = RunDirectory(uri)
+        try:
+            return loads(storage.read(run.spec).decode(), run.spec)
+        except NotFoundError:
+            continue
+    raise UsageError(
+        f"{given} is neither a spec nor a run. Give a YAML file, a run directory or its URI, or the name of a run "
+        f"below --root ({root})."
+    )

@@ -1,0 +1,232 @@
+"""What was seen in tars -> a spec that fits them, with the reasons beside the fields.
+
+Pure: a `Look`, the shards' names and their number of samples go in, YAML comes out. It is meant to be changed; what it
+says is valid, and can be planned and run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobspecs.errors import DataError
+from workers.data.look import Column, Look
+
+_USUAL = 0.5
+"""Share of the samples that have a column which is worth naming."""
+_LARGE = 200_000
+"""Samples from which towers of published size are worth their time."""
+_CAPTIONS = ("caption", "captions", "text", "title", "alt", "alt_text", "description", "prompt")
+_QUERIES = ("query", "question", "anchor", "sentence1")
+_DOCUMENTS = ("document", "answer", "passage", "positive", "context", "sentence2")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Which tars to train on, and which to keep for the evaluation."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many samples there are."""
+
+    samples: int
+    """Those to train on."""
+    is_exact: bool
+
+
+def draft(name: str, shards: Shards, counted: Counted, seen: Look) -> str:
+    """The text of a spec. Raises DataError: nothing in the samples can be contrasted."""
+    large = counted.samples >= _LARGE
+    columns, kind, model = _columns(seen, large), "", ""
+    if "query" in columns:
+        kind, model = "text_text", _text_tower(large)
+    elif "text" in columns:
+        kind, model = "image_text", _image_tower(seen, large) + _text_tower(large)
+    else:
+        kind, model = "two_view", _image_tower(seen, large)
+    lines = [
+        f"# A first spec for {', '.join(shards.train)}, made by looking at {seen.samples} samples:",
+        f"#   {_found(seen)}",
+        "# Look it over, then: tandem plan, tandem run.",
+        "apiVersion: tandem/v1",
+        f"name: {name}",
+        "seed: 0",
+        "",
+        f"objective: {{kind: {kind}}}",
+        "",
+        "data:",
+        f"  sources: [{{name: {name}, urls: {json.dumps(shards.train)}}}]",
+        *(f"  {column}: {text}" for column, text in columns.items()),
+        "",
+        "model:",
+        *model.splitlines(),
+        f"  embedding_dim: {512 if large else 128}",
+        "",
+        *_training(counted, large),
+        "",
+        "cluster: {workers: 1}  # ranks; any number gives the same batches and losses",
+        *_evaluations(kind, shards),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def name_of(url: str) -> str:
+    """A job's name out of the folder that the tars are in."""
+    parts = [part for part in re.split(r"[/\\]", url.rpartition("/")[0]) if part.strip(".") and ":" not in part]
+    usual = [part for part in parts if part.lower() not in ("train", "training", "shards", "data")] or parts
+    word = re.sub(r"[^a-z0-9]+", "-", usual[-1].lower()).strip("-") if usual else ""
+    return word[:60].strip("-") or "my-job"
+
+
+def split(names: Sequence[str], given: Sequence[str]) -> Shards:
+    """The last of several shards is held out. `names` are all of them, `given` the patterns that name them; where the
+    rest would be a list too long to be read, none is held out."""
+    if len(names) < 2:
+        return Shards(tuple(given), ())
+    train = _braced(names[:-1])
+    return Shards(tuple(given), ()) if len(train) > 16 else Shards(tuple(train), (names[-1],))
+
+
+def _braced(names: Sequence[str]) -> list[str]:
+    """`a/{00000..00041}.tar` where that is what they are, else themselves."""
+    found = [re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name) for name in names]
+    matches = [match for match in found if match]
+    if len(matches) < max(2, len(names)) or len({(match[1], match[3], len(match[2])) for match in matches}) > 1:
+        return list(names)
+    numbers = [int(match[2]) for match in matches]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        return list(names)
+    first, last = matches[0], matches[-1]
+    return [f"{first[1]}{{{first[2]}..{last[2]}}}{first[3]}"]
+
+
+# --- columns ------------------------------------------------------------------------------------------
+
+
+def _columns(seen: Look, large: bool) -> dict[str, str]:
+    """Sections of `data:` as text, by name. Raises DataError."""
+    pair = _pair(seen)
+    if pair is not None:
+        names = ("query", "document")
+        columns = {name: _text(*place, large) for name, place in zip(names, pair, strict=True)}
+        negatives = seen.lists.get("negatives.json")
+        if negatives is not None and _is_usual(negatives, seen):
+            columns["negatives"] = "{count: 1}"
+        return columns
+    usual = [extension for extension, column in seen.images.items() if column.seen >= seen.samples * 0.05]
+    if sum(seen.images[extension].seen for extension in usual) < seen.samples * _USUAL:
+        raise DataError(
+            f"{seen.samples} samples were looked at, and most have neither an image nor a query with its document: "
+            f"{_found(seen)}. A sample needs an image (jpg, png, webp), best with a text (txt, or a caption in json), "
+            "or query.txt and document.txt; or write the spec by hand: `tandem init` has examples."
+        )
+    order = sorted(usual, key=lambda extension: -seen.images[extension].seen)
+    place = _caption(seen)
+    views = "" if place else ", views: 2, crop_scale: [0.2, 1.0], flip: 0.5, color: {}"
+    columns = {"image": f"{{column: {';'.join(order)}, size: {_size(seen, large)}{views}}}"}
+    return columns if place is None else columns | {"text": _text(*place, large)}
+
+
+def _pair(seen: Look) -> tuple[tuple[str, str | None, Column], tuple[str, str | None, Column]] | None:
+    """Where a query and its document stand: extension, field, what was seen."""
+    texts = {name: column for name, column in seen.texts.items() if _is_usual(column, seen)}
+    if "query.txt" in texts and "document.txt" in texts:
+        return ("query.txt", None, texts["query.txt"]), ("document.txt", None, texts["document.txt"])
+    for extension, fields in seen.fields.items():
+        query = next((name for name in _QUERIES if name in fields and _is_usual(fields[name], seen)), None)
+        document = next((name for name in _DOCUMENTS if name in fields and _is_usual(fields[name], seen)), None)
+        if query and document:
+            return (extension, query, fields[query]), (extension, document, fields[document])
+    return None
+
+
+def _caption(seen: Look) -> tuple[str, str | None, Column] | None:
+    texts = [(extension, column) for extension, column in seen.texts.items() if _is_usual(column, seen)]
+    if texts:
+        extension, column = max(texts, key=lambda each: (each[0] == "txt", each[1].seen))
+        return extension, None, column
+    for extension, fields in seen.fields.items():
+        for name in _CAPTIONS:
+            if name in fields and _is_usual(fields[name], seen):
+                return extension, name, fields[name]
+    return None
+
+
+def _is_usual(column: Column, seen: Look) -> bool:
+    return column.seen >= seen.samples * _USUAL
+
+
+def _text(extension: str, name: str | None, column: Column, large: bool) -> str:
+    place = f"column: {extension}" + (f", field: {name}" if name else "")
+    if large:
+        return f"{{{place}, tokenizer: {{kind: bpe}}, context_length: 77}}"
+    length = min(128, max(16, math.ceil((column.length + 2) / 8) * 8))
+    return f"{{{place}, context_length: {length}}}  # in bytes; 95 % have at most {column.length}"
+
+
+def _size(seen: Look, large: bool) -> int:
+    side = max(column.side for column in seen.images.values())
+    return 224 if large else max(32, min(224, side) // 32 * 32)
+
+
+def _found(seen: Look) -> str:
+    columns = [f"{name} ({count / max(1, seen.samples):.0%})" for name, count in sorted(seen.extensions.items())]
+    fields = [f"{ext}:{name}" for ext, names in sorted(seen.fields.items()) for name in sorted(names)]
+    sides = [side for column in seen.images.values() for side in column.sides]
+    sizes = f"; images {min(sides)[0]}x{min(sides)[1]} to {max(sides)[0]}x{max(sides)[1]}" if sides else ""
+    return f"{', '.join(columns) or 'no member'}{'; texts in ' + ', '.join(fields[:8]) if fields else ''}{sizes}"
+
+
+# --- the rest -----------------------------------------------------------------------------------------
+
+
+def _image_tower(seen: Look, large: bool) -> str:
+    if large:
+        return "  image: {kind: preset, name: ViT-B/32}\n"
+    patch = _size(seen, large) // 8
+    return f"  image: {{kind: transformer, width: 192, layers: 4, heads: 3, patch: {patch}}}\n"
+
+
+def _text_tower(large: bool) -> str:
+    if large:
+        return "  text: {kind: preset, name: ViT-B/32}\n"
+    return "  text: {kind: transformer, width: 128, layers: 3, heads: 4}\n"
+
+
+def _training(counted: Counted, large: bool) -> list[str]:
+    samples = counted.samples
+    fitting = max(2, 1 << max(1, (samples // 8)).bit_length() - 1)
+    batch = min(4096 if large else 256, fitting, samples)
+    larger = [size for size in (1024, 4096, 16_384, 32_768) if batch < size <= fitting]
+    passes = min(100, max(3, math.ceil((12_800_000 if large else 100_000) / samples)))
+    steps = max(1, samples // batch) * passes
+    about = "" if counted.is_exact else "about "
+    more = f"; on GPUs try {' or '.join(f'{size:,}' for size in larger)}" if larger else ""
+    rate = 5e-4 if large else 1e-3
+    return [
+        "training:",
+        f"  global_batch: {batch}  # each sample is contrasted with all others of its batch{more}",
+        f"  passes: {passes}  # over {about}{samples:,} samples: {about}{steps:,} steps",
+        f"  precision: {'bf16' if large else 'fp32'}",
+        f"  optimizer: {{kind: adamw, learning_rate: {rate}, weight_decay: 0.1}}",
+        f"  schedule: {{kind: cosine, warmup_steps: {max(1, steps // 10)}}}",
+    ]
+
+
+def _evaluations(kind: str, shards: Shards) -> list[str]:
+    if not shards.held_out or kind == "two_view":
+        return []
+    return [
+        "",
+        "evaluations:",
+        "  - kind: retrieval",
+        "    name: held-out",
+        f"    data: {{urls: {json.dumps(shards.held_out)}}}  # training does not see it",
+    ]

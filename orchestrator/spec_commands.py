@@ -1,0 +1,87 @@
+"""Commands about specs: `tandem schema`, `tandem init`, `tandem diff`. One function a command, no logic in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.command import WRONG, Endpoint, Output, OutputOption, Root, given_s3, told
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec, by which editors complete and check one.
+
+    tandem schema > tandem.schema.json, and in the spec's first line:
+    # yaml-language-server: $schema=tandem.schema.json
+    """
+    from jobspecs.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+def init(
+    example: Annotated[
+        str | None, typer.Argument(help="An example; with --from-shards, the new file.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The new file; by default named as the example.", show_default=False)
+    ] = None,
+    from_shards: Annotated[
+        list[str], typer.Option(metavar="URL", help="Tars, or a folder of them, that the spec shall fit.")
+    ] = [],  # noqa: B006 - typer reads it
+    endpoint: Endpoint = None,
+) -> None:
+    """Start a spec: list the examples, copy one, or write one that fits tars of your own.
+
+    With --from-shards a few samples are looked at: which columns they have, how large the images are, how long the
+    texts. The spec has towers, a batch and a length that fit, holds the last of several shards out for an evaluation,
+    and says why; tandem plan and tandem run take it as it is.
+    """
+    with told(WRONG):
+        from jobspecs.starters import SCHEMA, about, starter, starters, write_spec
+
+        if from_shards:
+            from jobspecs.storage import S3
+            from orchestrator.from_shards import spec_for
+            from workers.storage import Storage
+
+            text, path = spec_for(from_shards, Storage(given_s3(endpoint) or S3())), Path(example or "job.yaml")
+        elif example is None:
+            for name, content in starters().items():
+                print(f"{name}: {about(content)}")
+            print("tandem init EXAMPLE copies one; --from-shards URL writes one for tars of your own")
+            return
+        else:
+            text, path = starter(example), file or Path(f"{example.removesuffix('.yaml')}.yaml")
+        write_spec(text, path)
+    print(f"{path}: written, and {path.parent / SCHEMA} for your editor. Next: tandem plan {path}")
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="A spec, or a run by directory, URI or name.", show_default=False)],
+    after: Annotated[str, typer.Argument(help="Another.", show_default=False)],
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what differs between two specs, and what it means.
+
+    cosmetic: training does not look at it. resumable: a run goes on with it. another experiment: other batches, losses
+    or parameters; it takes another name.
+    """
+    with told(WRONG):
+        from orchestrator.compare import compare
+
+        found = compare(before, after, given_s3(endpoint), root)
+    if output is Output.JSON:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    from jobspecs.identity import Effect
+
+    for effect in reversed(Effect):
+        for each in (each for each in found.differences if each.meaning.effect is effect):
+            print(f"{effect.value}: {each}\n    {each.meaning.why}")
+    print(found.verdict)
