@@ -126,7 +126,7 @@ def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
 
 def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key, allowed = str(spot.path[-1]), list(spot.section.model_fields)
-    near = _owner(key, spot) or _did_you_mean(key, allowed) or _elsewhere(key, spot)
+    near = _owner(key, spot) or _elsewhere(key, spot) or _did_you_mean(key, allowed)
     return spot.path, f"unknown key {key!r}", f"{near} Allowed here: {', '.join(allowed)}.".strip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def starters() -> dict[str, str]:
 
 
 def about(text: str) -> str:
-    """What an example says of itself: the first sentence of its comment."""
+    """What an example says of itself: its comment up to the first full stop or colon."""
     comment = text.partition("\n#\n")[0].replace("\n#", "").removeprefix("#")
-    return " ".join(comment.split()).partition(". ")[0].rstrip(".")
+    return re.split(r"[.:](?:\s|$)", " ".join(comment.split()), maxsplit=1)[0]
 
 
 def starter(name: str) -> str:

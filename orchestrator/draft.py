@@ -19,6 +19,10 @@ _USUAL = 0.5
 """Share of the samples that have a column which is worth naming."""
 _LARGE = 200_000
 """Samples from which towers of published size are worth their time."""
+_BYTES = 128
+"""The longest context of bytes; longer texts are read by the token."""
+_BYTES_PER_TOKEN = 3
+"""Of a small vocabulary, about."""
 _CAPTIONS = ("caption", "captions", "text", "title", "alt", "alt_text", "description", "prompt")
 _QUERIES = ("query", "question", "anchor", "sentence1")
 _DOCUMENTS = ("document", "answer", "passage", "positive", "context", "sentence2")
@@ -44,7 +48,7 @@ class Counted:
 def draft(name: str, shards: Shards, counted: Counted, seen: Look) -> str:
     """The text of a spec. Raises DataError: nothing in the samples can be contrasted."""
     large = counted.samples >= _LARGE
-    columns, kind, model = _columns(seen, large), "", ""
+    columns = _columns(seen, large)
     if "query" in columns:
         kind, model = "text_text", _text_tower(large)
     elif "text" in columns:
@@ -115,7 +119,8 @@ def _columns(seen: Look, large: bool) -> dict[str, str]:
     pair = _pair(seen)
     if pair is not None:
         names = ("query", "document")
-        columns = {name: _text(*place, large) for name, place in zip(names, pair, strict=True)}
+        longest = max(column.length for _, _, column in pair)  # they share a tower, and so a tokenizer
+        columns = {name: _text(*place, longest, large) for name, place in zip(names, pair, strict=True)}
         negatives = seen.lists.get("negatives.json")
         if negatives is not None and _is_usual(negatives, seen):
             columns["negatives"] = "{count: 1}"
@@ -131,7 +136,7 @@ def _columns(seen: Look, large: bool) -> dict[str, str]:
     place = _caption(seen)
     views = "" if place else ", views: 2, crop_scale: [0.2, 1.0], flip: 0.5, color: {}"
     columns = {"image": f"{{column: {';'.join(order)}, size: {_size(seen, large)}{views}}}"}
-    return columns if place is None else columns | {"text": _text(*place, large)}
+    return columns if place is None else columns | {"text": _text(*place, place[2].length, large)}
 
 
 def _pair(seen: Look) -> tuple[tuple[str, str | None, Column], tuple[str, str | None, Column]] | None:
@@ -163,12 +168,19 @@ def _is_usual(column: Column, seen: Look) -> bool:
     return column.seen >= seen.samples * _USUAL
 
 
-def _text(extension: str, name: str | None, column: Column, large: bool) -> str:
+def _text(extension: str, name: str | None, column: Column, longest: int, large: bool) -> str:
+    """`longest` is the length of the texts that share the tokenizer."""
     place = f"column: {extension}" + (f", field: {name}" if name else "")
-    if large:
-        return f"{{{place}, tokenizer: {{kind: bpe}}, context_length: 77}}"
-    length = min(128, max(16, math.ceil((column.length + 2) / 8) * 8))
-    return f"{{{place}, context_length: {length}}}  # in bytes; 95 % have at most {column.length}"
+    if not large and longest + 2 <= _BYTES:
+        return f"{{{place}, context_length: {_context(column.length)}}}  # in bytes; 95 % have at most {column.length}"
+    tokenizer = "{kind: bpe}" if large else "{kind: bpe, vocabulary: 4096}"
+    length = 77 if large else min(256, _context(column.length // _BYTES_PER_TOKEN))
+    return f"{{{place}, tokenizer: {tokenizer}, context_length: {length}}}  # 95 % have at most {column.length} bytes"
+
+
+def _context(length: int) -> int:
+    """Room for a text of that length, its begin and its end."""
+    return max(16, math.ceil((length + 2) / 8) * 8)
 
 
 def _size(seen: Look, large: bool) -> int:

@@ -25,20 +25,22 @@ def spec_for(urls: Sequence[str], storage: Storage, name: str | None = None) -> 
 
     Raises DataError: there are none, they are damaged or hold nothing to be contrasted; StorageError.
     """
-    given = [
-        url if "*" in url or url.endswith((".tar", ".tgz", ".tar.gz")) else f"{url.rstrip('/')}/*.tar" for url in urls
-    ]
+    given = [_pattern(url) for url in urls]
     folders = Folders(storage)
     shards = find_shards(given, folders)
-    folder = given[0].rpartition("/")[0]
+    folder = given[0][: given[0].rfind("/") + 1]
     is_one_folder = len({info.uri.rpartition("/")[0] for info in shards}) == 1
-    names = [f"{folder}/{basename(info.uri)}".lstrip("/" if not folder else "") for info in shards]
-    chosen = split(names if is_one_folder else (), given)
+    chosen = split([f"{folder}{basename(info.uri)}" for info in shards] if is_one_folder else (), given)
     training = shards[: len(shards) - len(chosen.held_out)]
     seen = look(shards, storage)
     if not seen.samples:
         raise DataError(f"{', '.join(given)}: no sample in the tars that were looked at. Check the urls.")
     return draft(name or name_of(given[0]), chosen, _count(training, folders, seen), seen)
+
+
+def _pattern(url: str) -> str:
+    """Tars as a spec names them; a folder stands for those in it."""
+    return url if "*" in url or url.endswith((".tar", ".tgz", ".tar.gz")) else f"{url.rstrip('/')}/*.tar"
 
 
 def _count(shards: list[ObjectInfo], folders: Folders, seen: Look) -> Counted:
