@@ -65,7 +65,7 @@ Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_de
 Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100.")
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100; += adds.")
 ]
 Model = Annotated[
     str,

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from jobspecs.load import loads
+from jobspecs.starters import starter
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -14,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_spec_in_the_readme_is_the_example() -> None:
     block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
     assert block is not None
-    assert block.group(1) == (ROOT / "jobspecs" / "examples" / "digits_clip.yaml").read_text()
+    assert block.group(1) == starter("digits_clip")
     loads(block.group(1))
 
 

@@ -98,7 +98,9 @@ def test_a_spec_with_faults_names_file_and_line(tmp_path: Path) -> None:
     assert answer.returncode == 2
     lines = spec.read_text().splitlines()
     batch = next(number for number, line in enumerate(lines, 1) if "global_batch" in line)
-    assert f"{spec}:{batch} (training.global_batch)" in answer.stderr
+    column = lines[batch - 1].index("-1") + 1
+    assert f"{spec}:{batch}:{column} (training.global_batch)" in answer.stderr
+    assert f"{batch} | {lines[batch - 1]}" in answer.stderr
     assert "unknown key 'sed'" in answer.stderr
     assert "2 faults" in answer.stderr
 
@@ -115,13 +117,13 @@ def test_the_module_is_the_command_too() -> None:
     assert "valid (digits-clip" in answer.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["validate", str(EXAMPLE)]])
-def test_help_and_validate_import_neither_torch_nor_ray(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["validate", str(EXAMPLE)], ["schema"], ["init"]])
+def test_what_needs_the_language_alone_imports_neither_torch_nor_ray(arguments: list[str]) -> None:
     program = (
         "import sys; from orchestrator.cli import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit as end: assert not end.code\n"
-        "print(sorted({'torch', 'ray', 'deepspeed', 'transformers', 'boto3'} & set(sys.modules)))"
+        "print(sorted({'torch', 'ray', 'deepspeed', 'transformers', 'boto3', 'numpy'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"
