@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -12,6 +12,8 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
 from jobspecs.descriptions import description
+
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
@@ -35,6 +37,13 @@ class Section(BaseModel):
         for name, field in schema.get("properties", {}).items():
             field["description"] = description(cls, name)
         return schema
+
+
+def defaults(section: type[S], **fields: Any) -> S:
+    """`section` with its defaults, for a field whose default it is. Nothing is checked (a test does), so that the
+    section's validator need not be built at import: for all of them that is a fifth of the time of `tandem validate`.
+    """
+    return section.model_construct(**fields)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, NonNegativeFloat, Pattern, Section, misplaced
+from jobspecs.base import Fraction, NonNegativeFloat, Pattern, Section, defaults, misplaced
 from jobspecs.units import Counted, PositiveInt
 
 Column = Annotated[
@@ -67,11 +67,11 @@ class Blur(Section):
 class Color(Section):
     """What happens to the colours of a view; drawn by the loader, done in batches on the device."""
 
-    jitter: Jitter = Jitter()
+    jitter: Jitter = defaults(Jitter)
     """Brightness, contrast, saturation, hue."""
     grayscale: Fraction = 0.2
     """Probability of a view without colours."""
-    blur: Blur = Blur()
+    blur: Blur = defaults(Blur)
     """Gaussian blur."""
 
 
@@ -180,7 +180,7 @@ class Text(Section):
     field: FieldPath | None = None
     """Field of a `.json` member that holds it; of a list of texts one is drawn in each pass. None takes the
     whole member as the text."""
-    tokenizer: Tokenizer = BytesTokenizer(kind="bytes")
+    tokenizer: Tokenizer = defaults(BytesTokenizer, kind="bytes")
     """How the text becomes tokens."""
     context_length: Annotated[int, Field(ge=3)] = 77
     """Tokens a text, prefix, begin and end included; a longer text is cut."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, Name, Pattern, PositiveFloat, Section, misplaced
+from jobspecs.base import Fraction, Name, Pattern, PositiveFloat, Section, defaults, misplaced
 from jobspecs.columns import Column, Document, FieldPath, Image, Negatives, Query, Text, Weight
 from jobspecs.units import NonNegativeInt, PositiveInt, Size
 
@@ -100,7 +100,7 @@ class Data(Section):
     max_bad_fraction: Fraction = 0.01
     """The job stops when more than this share of the samples so far can't be read or decoded; of ten global
     batches while fewer were seen."""
-    loader: Loader = Loader()
+    loader: Loader = defaults(Loader)
     """Loader processes."""
 
     @model_validator(mode="after")

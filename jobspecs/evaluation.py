@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobspecs.base import Name, PositiveFloat, Section, misplaced
+from jobspecs.base import Name, PositiveFloat, Section, defaults, misplaced
 from jobspecs.columns import Column, FieldPath, check_json
 from jobspecs.data import Data, EvaluationData
 from jobspecs.schedule import Schedule
@@ -185,9 +185,9 @@ class Sts(_Evaluation):
 
     kind: Literal["sts"]
     """Which task."""
-    first: TextPlace = TextPlace(field="sentence1")
+    first: TextPlace = defaults(TextPlace, field="sentence1")
     """One text."""
-    second: TextPlace = TextPlace(field="sentence2")
+    second: TextPlace = defaults(TextPlace, field="sentence2")
     """The other."""
     score_column: Column = "json"
     """JSON member of a sample that holds the score of the pair."""

@@ -9,17 +9,16 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from jobspecs.base import Section
 from jobspecs.descriptions import description
 from jobspecs.errors import Fault
-from jobspecs.fields import is_section, kinds, members, names, paths_of
+from jobspecs.fields import is_section, kinds, members, paths_of
 from jobspecs.job import JobSpec
+from jobspecs.spots import Spot, spot_of
 from jobspecs.yaml_places import Document, KeyPath, dotted
 
 _WORDS = {
@@ -39,9 +38,9 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
 
     A value that fits no member of a plain union is one fault: "should be a valid integer or 'auto'".
     """
-    grouped: dict[tuple[KeyPath, int], list[tuple[_Spot, ErrorDetails]]] = {}
+    grouped: dict[tuple[KeyPath, int], list[tuple[Spot, ErrorDetails]]] = {}
     for number, detail in enumerate(_each(error)):
-        spot = _spot(detail["loc"])
+        spot = spot_of(detail["loc"])
         grouped.setdefault((spot.path, -1 if spot.in_union else number), []).append((spot, detail))
     faults = [(group[0][0].path, _fault(document, group)) for group in grouped.values()]
     return [fault for path, fault in faults if path not in document.broken]
@@ -59,10 +58,10 @@ def _each(error: ValidationError) -> Iterator[ErrorDetails]:
 
 def wants_text(error: ValidationError) -> list[KeyPath]:
     """Paths of the fields that want a text, and have none."""
-    return [_spot(detail["loc"]).path for detail in error.errors() if detail["type"] == "string_type"]
+    return [spot_of(detail["loc"]).path for detail in error.errors() if detail["type"] == "string_type"]
 
 
-def _fault(document: Document, group: list[tuple[_Spot, ErrorDetails]]) -> Fault:
+def _fault(document: Document, group: list[tuple[Spot, ErrorDetails]]) -> Fault:
     spot, detail = group[0]
     if len(group) == 1 and detail["type"] in _WITHOUT_A_VALUE:
         path, message, remedy = _WITHOUT_A_VALUE[detail["type"]](spot, detail)
@@ -85,7 +84,7 @@ def _wanted(detail: ErrorDetails) -> str:
     return re.sub(r"^(Input|String) should", "should", detail["msg"])
 
 
-def _remedy(spot: _Spot, detail: ErrorDetails, alone: bool) -> str:
+def _remedy(spot: Spot, detail: ErrorDetails, alone: bool) -> str:
     """What to do about the value; `alone`, where it fits one type only."""
     kind, given = detail["type"], detail["input"]
     if spot.kinds and isinstance(given, str):
@@ -101,7 +100,7 @@ def _remedy(spot: _Spot, detail: ErrorDetails, alone: bool) -> str:
     return ""
 
 
-def _as_mapping(spot: _Spot, given: str) -> str:
+def _as_mapping(spot: Spot, given: str) -> str:
     """The word `infonce`, where a section is wanted: "Write {kind: infonce}."."""
     near = difflib.get_close_matches(given, spot.kinds, n=1, cutoff=0.6)
     if not near:
@@ -114,23 +113,23 @@ def _as_mapping(spot: _Spot, given: str) -> str:
 # --- errors that are not about a value ----------------------------------------------------------------
 
 
-def _rule(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _rule(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     context = detail["ctx"]
     parts = (int(part) if part.isdigit() else part for part in context["path"].split("."))
     return (*spot.path, *parts), context["message"], context["remedy"]
 
 
-def _value_error(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _value_error(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     return spot.path, str(detail["ctx"]["error"]), ""
 
 
-def _unknown_key(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _unknown_key(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key, allowed = str(spot.path[-1]), list(spot.section.model_fields)
     near = _owner(key, spot) or _elsewhere(key, spot) or _did_you_mean(key, allowed)
     return spot.path, f"unknown key {key!r}", f"{near} Allowed here: {', '.join(allowed)}.".strip()
 
 
-def _owner(key: str, spot: _Spot) -> str:
+def _owner(key: str, spot: Spot) -> str:
     """Who has the field `key`: a section of another kind, or one a level below."""
     theirs = [repr(kind) for sibling in spot.siblings if key in sibling.model_fields for kind in kinds(sibling)]
     if theirs:
@@ -143,25 +142,25 @@ def _owner(key: str, spot: _Spot) -> str:
     return f"It is a field of {_either(below)}." if below else ""
 
 
-def _elsewhere(key: str, spot: _Spot) -> str:
+def _elsewhere(key: str, spot: Spot) -> str:
     """Where else the language has the field `key`, if that is one place."""
     here = dotted(tuple(part for part in spot.path if isinstance(part, str)))
     paths = paths_of(JobSpec, key)
     return f"There is {paths[0]}." if len(paths) == 1 and paths != [here] else ""
 
 
-def _missing(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _missing(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     key = str(spot.path[-1])
     if key == "kind":  # of a section that is no union's member
         return spot.path, "'kind' is missing", f"It is {_one_of(kinds(spot.section))}."
     return spot.path, f"{key!r} is missing", description(spot.section, key)
 
 
-def _no_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _no_kind(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     return (*spot.path, "kind"), "'kind' is missing", f"It is {_one_of(spot.kinds)}."
 
 
-def _unknown_kind(spot: _Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
+def _unknown_kind(spot: Spot, detail: ErrorDetails) -> tuple[KeyPath, str, str]:
     given = detail["input"]["kind"]
     message = f"should be {_either([*map(repr, spot.kinds)])}, given: {_short(given)}"
     return (*spot.path, "kind"), message, _did_you_mean(str(given), list(spot.kinds))
@@ -195,58 +194,3 @@ def _did_you_mean(given: str, allowed: list[str]) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-# --- where in the spec --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Spot:
-    """Where an error stands."""
-
-    path: KeyPath
-    section: type[Section]
-    """Holds the last key of `path`."""
-    in_union: bool
-    """Whether the error is that of one member of a plain union, such as `int | "auto"`."""
-    members: tuple[type[Section], ...]
-    """Sections that can stand at `path`, of which each has a `kind`."""
-    siblings: tuple[type[Section], ...]
-    """Sections of other kinds that could stand where `section` does."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Allowed values of `kind` at `path`."""
-        return tuple(kind for member in self.members for kind in kinds(member))
-
-
-def _spot(loc: KeyPath) -> _Spot:
-    """Reads pydantic's `loc`, in which names of union members stand between the keys.
-
-    ('evaluations', 0, 'zero_shot', 'templates') -> ('evaluations', 0, 'templates') in ZeroShot
-    ('cluster', 'workers', 'WorkerRange', 'min') -> ('cluster', 'workers', 'min') in WorkerRange
-    ('data', 'lanes', 'constrained-int')         -> ('data', 'lanes') in Data, in a union
-    """
-    path: KeyPath = ()
-    section: type[Section] = JobSpec
-    in_union = False
-    union: tuple[Any, ...] = ()
-    siblings: tuple[Any, ...] = ()
-    here: Any = JobSpec
-    for part in loc:
-        options = members(here)
-        if len(options) > 1:
-            here = next((member for member in options if part in names(member)), None)
-            in_union = here is None
-            union = tuple(member for member in options if member is not here)
-            continue
-        path = (*path, part)
-        here = options[0] if options else None
-        if is_section(here):
-            section, siblings, union = here, tuple(filter(is_section, union)), ()
-            field = section.model_fields.get(str(part))
-            here = field.annotation if field else None
-        else:
-            here = get_args(here)[0] if get_origin(here) is list else None
-    members_here = tuple(member for member in members(here) if kinds(member))
-    return _Spot(path, section, in_union, members_here, siblings)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from jobspecs.base import Name, Section
+from jobspecs.base import Name, Section, defaults
 from jobspecs.checkpoint import Checkpoint
 from jobspecs.cluster import Cluster
 from jobspecs.data import Data
@@ -42,11 +42,11 @@ class JobSpec(Section):
     """The towers."""
     training: Training
     """Batch, length, optimizer."""
-    cluster: Cluster = Cluster()
+    cluster: Cluster = defaults(Cluster)
     """What it runs on."""
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Checkpoint = defaults(Checkpoint)
     """How often it commits."""
-    retry: Retry = Retry()
+    retry: Retry = defaults(Retry)
     """What happens after a failure."""
     evaluations: list[Evaluation] = Field(default=[])
     """How it is scored."""
@@ -54,7 +54,7 @@ class JobSpec(Section):
     """Ends training before its last step, where an evaluation finds nothing better any more."""
     mining: Mining | None = None
     """How `tandem mine` finds hard negatives for its data, and whether the job does so while it trains."""
-    storage: StorageSpec = StorageSpec()
+    storage: StorageSpec = defaults(StorageSpec)
     """Where the run is kept."""
     deepspeed: dict[str, JsonValue] = Field(default={})
     """DeepSpeed's own configuration, laid under Tandem's: what the fields above decide can't be said otherwise here."""

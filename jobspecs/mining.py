@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobspecs.base import Section, misplaced
+from jobspecs.base import Section, defaults, misplaced
 from jobspecs.columns import Negatives
 from jobspecs.units import NonNegativeInt, PositiveInt
 
@@ -68,9 +68,9 @@ class Mining(Section):
     `data.sources`."""
     count: PositiveInt = 8
     """Negatives a sample, at most."""
-    ranks: Ranks = Ranks()
+    ranks: Ranks = defaults(Ranks)
     """Which places of the ranking they come from."""
-    max_similarity_to_positive: MaxSimilarity = MaxSimilarity()
+    max_similarity_to_positive: MaxSimilarity = defaults(MaxSimilarity)
     """How near to the query they may be."""
     sampling: Literal["top", "random"] = "top"
     """`top`: the nearest of those that are left. `random`: drawn among them, keyed by seed and query."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import NonNegativeFloat, PositiveFloat, Section, misplaced
+from jobspecs.base import NonNegativeFloat, PositiveFloat, Section, defaults, misplaced
 from jobspecs.units import PositiveInt
 
 # --- parts that objectives share ----------------------------------------------------------------------
@@ -79,7 +79,7 @@ class SigLip(Section):
 
     kind: Literal["siglip"]
     """Which loss."""
-    bias: Bias = Bias()
+    bias: Bias = defaults(Bias)
     """Added to the logits."""
 
 
@@ -130,7 +130,7 @@ class ViewFalseNegatives(_FalseNegatives):
 
 
 class _Objective(Section):
-    logit_scale: LogitScale = LogitScale()
+    logit_scale: LogitScale = defaults(LogitScale)
     """The inverse temperature."""
     matryoshka: Matryoshka | None = None
     """Losses of prefixes of the features. None trains the whole width alone."""
@@ -149,7 +149,7 @@ class ImageText(_Objective):
     """What is contrasted."""
     loss: Annotated[PairInfoNCE | SigLip, Field(discriminator="kind")] = PairInfoNCE(kind="infonce")
     """How a batch is scored."""
-    false_negatives: PairFalseNegatives = PairFalseNegatives()
+    false_negatives: PairFalseNegatives = defaults(PairFalseNegatives)
     """Which candidates are not counted as negatives."""
 
 
@@ -158,9 +158,9 @@ class TwoView(_Objective):
 
     kind: Literal["two_view"]
     """What is contrasted."""
-    loss: NTXent = NTXent(kind="ntxent")
+    loss: NTXent = defaults(NTXent, kind="ntxent")
     """How a batch is scored."""
-    false_negatives: ViewFalseNegatives = ViewFalseNegatives()
+    false_negatives: ViewFalseNegatives = defaults(ViewFalseNegatives)
     """Which candidates are not counted as negatives."""
 
 
@@ -170,9 +170,9 @@ class TextText(_Objective):
 
     kind: Literal["text_text"]
     """What is contrasted."""
-    loss: TextInfoNCE = TextInfoNCE(kind="infonce")
+    loss: TextInfoNCE = defaults(TextInfoNCE, kind="infonce")
     """How a batch is scored."""
-    false_negatives: TextFalseNegatives = TextFalseNegatives()
+    false_negatives: TextFalseNegatives = defaults(TextFalseNegatives)
     """Which candidates are not counted as negatives."""
 
 

@@ -31,8 +31,10 @@ def page() -> str:
 
 
 def schema_text() -> str:
-    """The text of `schema.json`."""
-    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    """The text of `schema.json`: a line a section."""
+    schema = json_schema()
+    sections = ",\n".join(f"{json.dumps(name)}: {_compact(section)}" for name, section in schema.pop("$defs").items())
+    return f'{_compact(schema)[:-1]}, "$defs": {{\n{sections}\n}}}}\n'
 
 
 def _places() -> dict[str, list[str]]:

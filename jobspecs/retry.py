@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Section, misplaced
+from jobspecs.base import Section, defaults, misplaced
 from jobspecs.cluster import Cluster
 from jobspecs.units import NonNegativeInt, PositiveInt, SecondsOrNone, Timed
 
@@ -73,23 +73,23 @@ class Retry(Section):
     """Failures of any kinds with no new commit between them that end the job; preemptions are none."""
     hang_after_seconds: Annotated[float, Field(ge=5.0), Timed(1)] = 300.0
     """A rank that gives no sign of life or makes no headway for so long ends the attempt."""
-    data: DeterministicBudget = DeterministicBudget()
+    data: DeterministicBudget = defaults(DeterministicBudget)
     """Samples that can't be used: shards that are missing, changed or damaged."""
-    storage: StorageBudget = StorageBudget()
+    storage: StorageBudget = defaults(StorageBudget)
     """A storage that can't be read or written."""
-    out_of_memory: Budget = Budget()
+    out_of_memory: Budget = defaults(Budget)
     """A device's memory is full. The next attempt encodes half as many rows at a time."""
-    host_out_of_memory: Budget = Budget()
+    host_out_of_memory: Budget = defaults(Budget)
     """A node's main memory is full."""
-    worker_lost: Budget = Budget()
+    worker_lost: Budget = defaults(Budget)
     """A worker process died, or the connection to it."""
-    node_lost: Budget = Budget()
+    node_lost: Budget = defaults(Budget)
     """A node died, or too few of them were there to start on."""
-    preempted: PreemptionBudget = PreemptionBudget()
+    preempted: PreemptionBudget = defaults(PreemptionBudget)
     """A node is taken away, with or without notice."""
-    hang: Budget = Budget()
+    hang: Budget = defaults(Budget)
     """A rank stands still."""
-    bug: DeterministicBudget = DeterministicBudget()
+    bug: DeterministicBudget = defaults(DeterministicBudget)
     """Any other exception; the same one at the same step twice is not tried again."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jobspecs.base import Pattern, Section
+from jobspecs.base import Pattern, Section, defaults
 from jobspecs.units import Seconds
 
 Endpoint = Annotated[
@@ -36,5 +36,5 @@ class StorageSpec(Section):
 
     root: str = Field(default="runs", min_length=1)
     """A folder or an `s3://bucket/prefix`; the run directory is `<root>/<name>`."""
-    s3: S3 = S3()
+    s3: S3 = defaults(S3)
     """How `s3://` URIs are reached: those of the data and of the run directory."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobspecs.base import Fraction, NonNegativeFloat, PositiveFloat, Section, misplaced
+from jobspecs.base import Fraction, NonNegativeFloat, PositiveFloat, Section, defaults, misplaced
 from jobspecs.units import Counted, NonNegativeInt, PositiveInt
 
 LENGTHS = ("steps", "passes", "samples")
@@ -130,9 +130,9 @@ class Training(Section):
     """Whether the towers' layers are computed again in the backward pass: less memory for a third more time."""
     compile: bool = False
     """Whether the towers are compiled (torch.compile)."""
-    optimizer: Optimizer = AdamW(kind="adamw")
+    optimizer: Optimizer = defaults(AdamW, kind="adamw")
     """The optimizer."""
-    schedule: Schedule = Cosine(kind="cosine")
+    schedule: Schedule = defaults(Cosine, kind="cosine")
     """The learning rate over the steps."""
     ema: Ema | None = None
     """The average of the weights that evaluations take; null: the weights themselves."""
