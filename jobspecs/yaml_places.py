@@ -172,7 +172,8 @@ class _Reading:
             if key in own:
                 self._fault(place, at, "the key stands here twice", "Keep one.")
             own.add(key)
-            self.document.forget(at)
+            if at in self.document.entries:  # merged in, or the key stands here twice
+                self.document.forget(at)
             if refers(key):
                 self._fault(place, at, "a key can't come from the environment", "Write the key out; values can.")
                 self.document.broken.add(at)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from jobspecs.errors import UsageError
 from orchestrator.command import WRONG, Endpoint, Output, OutputOption, Root, given_s3, told
 
 
@@ -44,6 +45,8 @@ def init(
         from jobspecs.starters import SCHEMA, about, starter, starters, write_spec
 
         if from_shards:
+            if file is not None:
+                raise UsageError(f"--from-shards takes one file, not {example} and {file}. Leave the example out.")
             from jobspecs.storage import S3
             from orchestrator.from_shards import spec_for
             from workers.storage import Storage

@@ -34,6 +34,9 @@ def test_from_tars_to_a_plan(digits: Path, tmp_path: Path, monkeypatch: pytest.M
     code, said = tandem("init", "--from-shards", str(tmp_path / "nowhere"), "other.yaml")
     assert code == 2
     assert "nowhere/*.tar matches nothing" in said
+    code, said = tandem("init", "--from-shards", "a", "digits_clip", "other.yaml")
+    assert code == 2
+    assert "--from-shards takes one file, not digits_clip and other.yaml. Leave the example out." in said
 
 
 def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
