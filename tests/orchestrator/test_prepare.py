@@ -39,7 +39,8 @@ def copy(digits: Path, tmp_path: Path) -> Path:
 def test_another_experiment_under_the_same_name_is_refused(digits: Path, tmp_path: Path) -> None:
     begin(prepare(digits_spec(digits, tmp_path)))
     with pytest.raises(
-        UsageError, match=r"training\.optimizer\.learning_rate: 0\.001 -> 0\.5\nGive the job another name"
+        UsageError,
+        match=r"training\.optimizer\.learning_rate: 0\.001 -> 0\.5 \(the parameters move otherwise\)\nGive the job another name",
     ):
         prepare(digits_spec(digits, tmp_path, "training.optimizer.learning_rate=0.5"))
 
