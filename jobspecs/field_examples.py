@@ -80,6 +80,7 @@ _WRITTEN: dict[str, list[Any]] = {
     "LabelFile.label_field": ["fine_label"],
     "TextPlace.field": ["sentence1"],
     "Mining.model": ["runs/digits-clip", "bm25"],
+    "Mining.every_steps": [1000],
     "Mining.corpus": [["corpus/*.tar"]],
     "MaxSimilarity.absolute": [0.9],
     "S3.endpoint": ["http://minio:9000"],

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from jobspecs.diff import differences
 from jobspecs.errors import Fault, SpecError
+from jobspecs.identity import Effect
+from jobspecs.job import JobSpec
 from jobspecs.load import loads
 
 EXAMPLE = """\
@@ -235,3 +238,8 @@ def check_shown(fault: Fault, text: str) -> None:
 def in_words(fault: Fault) -> str:
     where = fault.where.replace(f":{fault.place.line}:{fault.place.column}", f":{fault.place.line}", 1)
     return f"{where}: {fault.message}" + (f"\n    {fault.remedy}" if fault.remedy else "")
+
+
+def changed_fields(before: JobSpec, after: JobSpec) -> list[str]:
+    """What makes `after` another experiment."""
+    return [str(each) for each in differences(before, after) if each.meaning.effect is Effect.EXPERIMENT]

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobspecs.diff import differences
 from jobspecs.identity import MEANINGS, Effect
-from jobspecs.job import JobSpec
 from jobspecs.load import loads
+from tests.jobspecs.conftest import changed_fields
 
 FullWith = Callable[[str], dict[str, Any]]
 
@@ -212,11 +211,6 @@ FREE = {
     "deepspeed.zero_optimization.reduce_bucket_size": 1000,
 }
 """Another value for each field that a resumed run may change."""
-
-
-def changed_fields(before: JobSpec, after: JobSpec) -> list[str]:
-    """What makes `after` another experiment."""
-    return [str(each) for each in differences(before, after) if each.meaning.effect is Effect.EXPERIMENT]
 
 
 def test_every_field_is_tried_here(fulls: dict[str, dict[str, Any]]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from jobspecs.job import changed_fields
 from jobspecs.load import loads
+from tests.jobspecs.conftest import changed_fields
 
 Wrong = Callable[..., list[str]]
 TEXTS = (

@@ -40,7 +40,7 @@ def test_another_experiment_under_the_same_name_is_refused(digits: Path, tmp_pat
     begin(prepare(digits_spec(digits, tmp_path)))
     with pytest.raises(
         UsageError,
-        match=r"training\.optimizer\.learning_rate: 0\.001 -> 0\.5 \(the parameters move otherwise\)\nGive the job another name",
+        match=r"training\.optimizer\.learning_rate: 0\.001 -> 0\.5 \(the parameters move otherwise\)\nGive the job",
     ):
         prepare(digits_spec(digits, tmp_path, "training.optimizer.learning_rate=0.5"))
 
