@@ -26,6 +26,8 @@ from jobspecs.model import (
     TextTransformer,
 )
 from workers.models import presets
+from workers.models.model_files import ModelFiles
+from workers.models.sentence_modules import SentenceModules, read_sentence_modules
 
 _HALVES = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
 """Attributes of a model with two halves."""
@@ -63,13 +65,15 @@ class Architecture:
     """Where the weights are: a folder or a name on the hub. None: from scratch."""
     revision: str | None = None
     """Of the hub."""
+    modules: SentenceModules | None = None
+    """What a folder in sentence-transformers' layout says, None of another one."""
     missing: frozenset[str] = field(default=frozenset(), init=False)
     """Parameters that the checkpoint lacks, by their names in the tower; known once it was made for real."""
 
     def skeleton(self) -> tuple[nn.Module, nn.Module | None]:
         """The network and the projection that it ends in (None without), without memory for their weights."""
         with torch.device("meta"):
-            return self._halved(self._scratch(self.cls))
+            return self._projected(*self._halved(self._scratch(self.cls)))
 
     def make(self) -> tuple[nn.Module, nn.Module | None]:
         """The same for real, in fp32 on the CPU. Random weights are drawn from torch's generator."""
@@ -80,11 +84,17 @@ class Architecture:
                 self.folder,
                 config=self.whole or self.config,
                 revision=self.revision,
+                subfolder=self._subfolder,
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
+            network, own = self._projected(*self._halved(model))
+            if self.modules is not None and self.modules.dense and own is not None:
+                self.modules.fill(own, ModelFiles(self.folder, self.revision))
+        except UsageError:
+            raise
         except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own
             raise UsageError(
                 f"{self.place}: the weights of {self.name} can't be loaded ({first_line(error)}). They must be in "
@@ -92,7 +102,11 @@ class Architecture:
             ) from error
         prefix = f"{_HALVES[self.modality][0]}." if self._is_half(model) else ""
         self.missing = frozenset(name.removeprefix(prefix) for name in loading["missing_keys"])
-        return self._halved(model)
+        return network, own
+
+    @property
+    def _subfolder(self) -> str:
+        return "" if self.modules is None else self.modules.network
 
     def _scratch(self, cls: Any) -> Any:
         return cls._from_config(self.whole or self.config, dtype=torch.float32)
@@ -110,6 +124,21 @@ class Architecture:
                 f"tower could be. Name a checkpoint of a {self.modality} architecture"
             )
         return getattr(model, network), getattr(model, projection, None)
+
+    def _projected(self, network: nn.Module, own: nn.Module | None) -> tuple[nn.Module, nn.Module | None]:
+        """With the layers that a sentence-transformers folder puts behind the network, where the spec leaves the
+        projection to the checkpoint."""
+        if self.modules is None or self.section.projection != "auto":
+            return network, own
+        unread = list(self.modules.unread)
+        if self.modules.dense and (own is not None or self.modality == "image"):
+            unread.append("a Dense layer behind a model of images")
+        if unread:
+            raise UsageError(
+                f"{self.place}.projection: {self.name} has {' and '.join(unread)} in modules.json, which is not read. "
+                "Choose linear, mlp or none to do without it"
+            )
+        return network, self.modules.projection() or own
 
 
 def architecture_of(tower: ImageTower | TextTower, place: str, modality: str) -> Architecture:
@@ -175,7 +204,13 @@ def _checkpoint(tower: ImagePretrained | TextPretrained, place: str, modality: s
     if not is_folder and (tower.name.startswith((".", "/", "~")) or tower.name.count("/") > 1):
         raise UsageError(f"{place}.name: there is no folder {tower.name}. Correct it, or give a name on the hub")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, revision=tower.revision, trust_remote_code=False)
+        modules = read_sentence_modules(ModelFiles(folder, tower.revision))
+        config = transformers.AutoConfig.from_pretrained(
+            folder,
+            revision=tower.revision,
+            subfolder="" if modules is None else modules.network,
+            trust_remote_code=False,
+        )
     except Exception as error:  # OSError, ValueError, KeyError
         raise UsageError(
             f"{place}.name: {tower.name} can't be loaded ({first_line(error)}). It is a folder with a config.json "
@@ -198,6 +233,7 @@ def _checkpoint(tower: ImagePretrained | TextPretrained, place: str, modality: s
         whole=None if half is None else config,
         folder=folder,
         revision=tower.revision,
+        modules=modules,
     )
 
 

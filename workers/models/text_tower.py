@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 import torch
@@ -74,14 +72,18 @@ def fit_to_texts(architecture: Architecture, text: Text, tokenizer: Tokenizer, s
                 f"{architecture.place}: {architecture.name} knows {known} tokens, the tokenizer of data.{side} "
                 f"has {tokenizer.vocabulary}. Give it the tokenizer of the checkpoint"
             )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None:
-        positions -= _reserved_positions(architecture.skeleton()[0])
-        if text.context_length > positions:
-            raise UsageError(
-                f"data.{side}.context_length: {text.context_length} tokens a text, and "
-                f"{architecture.name} of {architecture.place} has {positions} positions. Shorten it"
-            )
+    positions = positions_of(architecture)
+    if positions is not None and text.context_length > positions:
+        raise UsageError(
+            f"data.{side}.context_length: {text.context_length} tokens a text, and "
+            f"{architecture.name} of {architecture.place} has {positions} positions. Shorten it"
+        )
+
+
+def positions_of(architecture: Architecture) -> int | None:
+    """How many tokens of a text an architecture has learnt positions for, None where it has no such bound."""
+    positions: int | None = getattr(architecture.config, "max_position_embeddings", None)
+    return None if positions is None else positions - _reserved_positions(architecture.skeleton()[0])
 
 
 def _reserved_positions(network: nn.Module) -> int:
@@ -119,53 +121,17 @@ def choose_pooling(tower: TextTower, asked: str, output: Any, architecture: Arch
     tower.reads_padding = pads and asked == "own"
 
 
-_MODES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-}
+_POOLINGS = ("cls", "mean", "last")
 
 
 def _sentence_transformers(architecture: Architecture) -> str | None:
-    """The pooling of a folder in sentence-transformers' layout (`modules.json`), None for another one."""
-    modules = _json(architecture, "modules.json")
-    for module in modules or ():
-        kind = module["type"].rpartition(".")[2]
-        if kind == "Dense" and architecture.section.projection == "auto":
-            raise UsageError(
-                f"{architecture.place}.projection: {architecture.name} ends in a Dense layer of sentence-transformers, "
-                "which is not read. Choose linear, mlp or none to do without it"
-            )
-        if kind == "Pooling":
-            pooling = _json(architecture, f"{module['path']}/config.json") or {}
-            chosen = [mode for mode, on in pooling.items() if mode.startswith("pooling_mode_") and on is True]
-            stated = pooling.get("pooling_mode")
-            names = [stated] if isinstance(stated, str) else [_MODES.get(mode, mode) for mode in chosen]
-            names = [{"lasttoken": "last"}.get(name, name) for name in names]
-            if len(names) != 1 or names[0] not in _MODES.values():
-                raise UsageError(
-                    f"{architecture.place}.pooling: {architecture.name} pools by {', '.join(names) or 'nothing'}, "
-                    "which is not one of cls, mean and last. Choose one"
-                )
-            return names[0]
-    return None
-
-
-def _json(architecture: Architecture, name: str) -> Any:
-    """A JSON file of a checkpoint, None where it has none."""
-    if architecture.folder is None:
+    """The pooling of a folder in sentence-transformers' layout, None for another one."""
+    names = None if architecture.modules is None else architecture.modules.poolings
+    if names is None:
         return None
-    if os.path.isdir(architecture.folder):
-        path = os.path.join(architecture.folder, name)
-        if not os.path.isfile(path):
-            return None
-    else:
-        from transformers.utils import cached_file
-
-        path = cached_file(
-            architecture.folder, name, revision=architecture.revision, _raise_exceptions_for_missing_entries=False
+    if len(names) != 1 or names[0] not in _POOLINGS:
+        raise UsageError(
+            f"{architecture.place}.pooling: {architecture.name} pools by {', '.join(names) or 'nothing'}, "
+            "which is not one of cls, mean and last. Choose one"
         )
-        if path is None:
-            return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return names[0]
