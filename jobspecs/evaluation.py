@@ -254,6 +254,16 @@ def check_columns(evaluation: Evaluation, data: Data, path: str) -> None:
         raise fault
 
 
+def sides_of(evaluation: Evaluation, data: Data) -> tuple[str, ...]:
+    """The columns of `data` that an evaluation encodes; it passed `check_columns`."""
+    if isinstance(evaluation, Sts) and evaluation.side is not None:
+        return (evaluation.side,)
+    there = (
+        columns for columns in _COLUMNS[evaluation.kind] if all(getattr(data, name) is not None for name in columns)
+    )
+    return next(there)
+
+
 def data_of(evaluation: Evaluation) -> dict[str, EvaluationData]:
     """The data sets of an evaluation, by field."""
     named = {"data": evaluation.data}

@@ -21,6 +21,7 @@ from orchestrator.command import (
     INTERRUPTED,
     WRONG,
     Endpoint,
+    EvaluatedModel,
     Format,
     Model,
     Output,
@@ -165,8 +166,11 @@ def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = R
 
 @app.command("eval")
 def evaluate(
-    model: Model,
-    spec: Annotated[Path | None, typer.Option(help="A spec whose evaluations are done, in place of the run's.")] = None,
+    model: EvaluatedModel,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="A spec whose evaluations are done, in place of the run's; of another model also its data."),
+    ] = None,
     only: Annotated[list[str], typer.Option(metavar="NAME", help="Only the evaluation of that name.")] = [],  # noqa: B006
     raw: Annotated[bool, typer.Option(help="The weights as trained, where the run averages them.")] = False,
     endpoint: Endpoint = None,
@@ -177,21 +181,30 @@ def evaluate(
 
     Results of the run's own evaluations are kept in the run directory; those of another spec, or of raw weights, are
     printed alone.
+
+    MODEL may also be one of someone else: a folder of transformers or sentence-transformers, or a name on the hub
+    such as openai/clip-vit-base-patch32. --spec then says data and evaluations; image preparation, tokenizer, context
+    length and prompts are the model's own.
     """
+
+    def tell(message: str) -> None:
+        print(message, file=sys.stderr)
+
     with told(WRONG):
         from orchestrator.evaluate_alone import chosen, evaluate_alone
+        from orchestrator.evaluate_pretrained import evaluate_pretrained, is_pretrained
         from orchestrator.find_checkpoint import find_checkpoint
 
-        found = find_checkpoint(model, given_s3(endpoint), root)
-        evaluations = chosen(found, spec, only)
+        s3 = given_s3(endpoint)
+        theirs = is_pretrained(model)
+        if not theirs:
+            found = find_checkpoint(model, s3, root)
+            evaluations = chosen(found, spec, only)
     with told(FAILED):
-        done = evaluate_alone(
-            found,
-            evaluations,
-            raw=raw,
-            keep=spec is None and not raw,
-            tell=lambda message: print(message, file=sys.stderr),
-        )
+        if theirs:
+            done = evaluate_pretrained(model, spec, only, tell, raw=raw, s3=s3)
+        else:
+            done = evaluate_alone(found, evaluations, raw=raw, keep=spec is None and not raw, tell=tell)
     print_results(done, output)
     sys.exit(FAILED if any("failed" in result for result in done) else DONE)
 

@@ -74,6 +74,15 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+EvaluatedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="As of `embed`: a run or the folder of a checkpoint; or a model folder of transformers or "
+        "sentence-transformers, or its name on the hub.",
+        show_default=False,
+    ),
+]
 Root = Annotated[str, typer.Option(help="Where runs are looked for by name, as storage.root.")]
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")

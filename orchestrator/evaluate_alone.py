@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobspecs.errors import TandemError, UsageError
 from jobspecs.evaluation import Evaluation
@@ -17,6 +17,9 @@ from jobspecs.load import dumps, load, loads
 from orchestrator.evaluate import encoder_of, score
 from orchestrator.find_checkpoint import FoundCheckpoint
 from orchestrator.prepare import absolute_uris
+
+if TYPE_CHECKING:
+    from workers.evaluate.encode import Encoder
 
 
 def chosen(found: FoundCheckpoint, spec: Path | None, only: Collection[str]) -> Sequence[Evaluation]:
@@ -30,6 +33,11 @@ def chosen(found: FoundCheckpoint, spec: Path | None, only: Collection[str]) -> 
         keeps = ours.checkpoint.model_copy(update={"keep_best": None})
         update = {"evaluations": load(spec, ()).evaluations, "checkpoint": keeps, "stop": None}
         evaluations = absolute_uris(loads(dumps(ours.model_copy(update=update)), str(spec))).evaluations
+    return named(evaluations, only)
+
+
+def named(evaluations: Sequence[Evaluation], only: Collection[str]) -> Sequence[Evaluation]:
+    """Those named by `only`, or all. Raises UsageError: a name that there is none of."""
     names = [evaluation.name for evaluation in evaluations]
     for name in only:
         if name not in names:
@@ -53,6 +61,23 @@ def evaluate_alone(
     """
     run, step, uri = found.run, found.manifest.step, found.uri
     encoder = encoder_of(found.spec, run, uri, raw=raw)
+
+    def write(evaluation: Evaluation, content: bytes) -> None:
+        if keep:
+            encoder.storage.write(run.evaluation(step, evaluation.name), content)
+
+    return scored(evaluations, encoder, step, uri, tell, write)
+
+
+def scored(
+    evaluations: Sequence[Evaluation],
+    encoder: Encoder,
+    step: int,
+    uri: str,
+    tell: Callable[[str], None],
+    write: Callable[[Evaluation, bytes], None] = lambda evaluation, content: None,
+) -> list[dict[str, Any]]:
+    """Does the evaluations of a model, as `evaluate_alone` says; each result is handed to `write` as it is stored."""
     results: list[dict[str, Any]] = []
     for evaluation in evaluations:
         tell(f"evaluation {evaluation.name} of {uri}")
@@ -61,7 +86,6 @@ def evaluate_alone(
         except TandemError as error:
             results.append({"step": step, "evaluation": evaluation.name, "failed": str(error)})
             continue
-        if keep:
-            encoder.storage.write(run.evaluation(step, evaluation.name), content)
+        write(evaluation, content)
         results.append(json.loads(content))
     return results

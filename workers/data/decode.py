@@ -68,6 +68,21 @@ def decode_views(data: bytes, image: Image, key: Key | None, out: NDArray[np.uin
         _turn(view, turn, crop.flipped)
 
 
+def decode_whole(data: bytes, image: Image) -> NDArray[np.uint8]:
+    """The whole image, upright, uint8 (height, width, 3), RGB: for who scales by other rules than ours. Raises
+    DecodeError."""
+    size = _jpeg_size(data)
+    if size is None:
+        pixels, turn = _pillow(data, image)
+    else:
+        _check_size(*size, image)
+        pixels, turn = _jpeg(data, *size, 1), _orientation(_jpeg_exif(data))
+    if turn in _ON_ITS_SIDE:
+        pixels = pixels.transpose(1, 0, 2)
+    vertical, horizontal = _FLIPS[turn]
+    return np.ascontiguousarray(pixels[:: -1 if vertical else 1, :: -1 if horizontal else 1])
+
+
 def _crops(image: Image, height: int, width: int, turn: int, key: Key | None, views: int) -> list[Crop]:
     """In the upright image; `height` and `width` are those of the stored one."""
     if turn in _ON_ITS_SIDE:

@@ -43,11 +43,14 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def pretrained(name: str, revision: str | None) -> Tokenizer:
-    """The tokenizer of transformers in the folder `name`, or of that name on the hub at `revision`.
-
-    begin is its token for the beginning of a text or, without one, of a class (BERT's [CLS]); end that for
-    the end or a separator; padding its own or end. None of the hub's code is ever run. Raises UsageError.
+    """The tokenizer of transformers in the folder `name`, or of that name on the hub at `revision`, as `ours` has it.
+    None of the hub's code is ever run. Raises UsageError.
     """
+    return ours(load_pretrained(name, revision), name)
+
+
+def load_pretrained(name: str, revision: str | None, subfolder: str = "") -> Any:
+    """transformers' own object. subfolder: of the folder, or of what the hub has. Raises UsageError."""
     from transformers import AutoTokenizer
 
     path = os.path.expanduser(name)
@@ -61,7 +64,7 @@ def pretrained(name: str, revision: str | None) -> Tokenizer:
         )
     try:
         loaded: Any = AutoTokenizer.from_pretrained(
-            path if is_folder else name, revision=revision, trust_remote_code=False
+            path if is_folder else name, revision=revision, subfolder=subfolder, trust_remote_code=False
         )
     except Exception as error:  # OSError, ValueError, ImportError, KeyError, the tokenizers package's bare ones
         raise UsageError(_unloadable(name, is_folder, error)) from error
@@ -70,6 +73,13 @@ def pretrained(name: str, revision: str | None) -> Tokenizer:
             f"tokenizer {name}: {type(loaded).__name__} is written in Python and has no fast version. Choose a "
             "tokenizer with a tokenizer.json"
         )
+    return loaded
+
+
+def ours(loaded: Any, name: str) -> Tokenizer:
+    """A tokenizer of transformers as one of Tandem's. begin is its token for the beginning of a text or, without one,
+    of a class (BERT's [CLS]); end that for the end or a separator; padding its own or end. Raises UsageError: it has
+    no end."""
     begin = _first(loaded.bos_token_id, loaded.cls_token_id)
     end = _first(loaded.eos_token_id, loaded.sep_token_id)
     if end is None:

@@ -9,7 +9,7 @@ Another column of tars whose images are kept costs reading them again, and no de
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jobspecs.columns import Image
 from jobspecs.data import Data
 from jobspecs.job import JobSpec
 from workers.data.decode import DecodeError, decode_views
@@ -35,6 +36,10 @@ CACHE_BYTES = 2 << 30
 
 Features = Literal["embedding", "backbone"]
 """Behind the projection and L2-normalised, or pooled before it."""
+
+
+View = Callable[[bytes, Image], NDArray[np.uint8]]
+"""Bytes of an image -> its pixels, (size, size, 3). Raises DecodeError."""
 
 
 class Model(Protocol):
@@ -112,11 +117,13 @@ class Encoder:
         tokenizers: dict[str, Tokenizer],
         model: Model,
         cache_bytes: int = CACHE_BYTES,
+        view: View | None = None,
     ) -> None:
-        """`tokenizers`: one for each text column, by its name."""
+        """`tokenizers`: one for each text column, by its name. view: None takes the largest centred square."""
         self.data = data
         self.storage = storage
         self._tokenizers = tokenizers
+        self._view = view or _centred
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().to(self._device)
         self._cache = Cache(cache_bytes)
@@ -183,15 +190,13 @@ class Encoder:
         for number, (content, other) in enumerate(self._contents(urls, (image.column, column))):
             others.append(other)
             _add(hashed, content)
-            view = np.empty((1, image.size, image.size, 3), np.uint8)
             try:
                 if content is None:
                     raise DecodeError("missing_column", "there is no image")
-                decode_views(content, image, None, view)
+                pending.append(self._view(content, image))
             except DecodeError:
                 continue
             usable.append(number)
-            pending.append(view[0])
             if len(pending) == batch:
                 parts.append(self._pooled(pending))
                 pending = []
@@ -254,6 +259,13 @@ class Encoder:
             self._model.project("image", part.to(self._device)).float().cpu() for part in torch.split(pooled, batch)
         ]
         return torch.cat(parts)
+
+
+def _centred(content: bytes, image: Image) -> NDArray[np.uint8]:
+    views = np.empty((1, image.size, image.size, 3), np.uint8)
+    decode_views(content, image, None, views)
+    view: NDArray[np.uint8] = views[0]
+    return view
 
 
 def _member(sample: Sample, wanted: tuple[str, ...]) -> bytes | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jobspecs.columns import Image, Text
 from jobspecs.data import Data
@@ -86,6 +86,17 @@ def tower_sizes(model: Model, data: Data, tokenizers: dict[str, Tokenizer]) -> d
         divisible = tower.frozen or not any(isinstance(module, GlobalBatchNorm) for module in tower.modules())
         sizes[recipe.name] = TowerSize(count, 0 if tower.frozen else count, draft.width, divisible)
     return sizes
+
+
+def own_widths(model: Model, data: Data, tokenizers: dict[str, Tokenizer]) -> dict[str, int]:
+    """How wide the embedding of each tower by name is without a projection but the checkpoint's own, whatever
+    `embedding_dim` says; no weights are read or made. Raises UsageError."""
+    widths = {}
+    for recipe in _recipes(model, data, tokenizers):
+        with torch.random.fork_rng(devices=[]):
+            sketch = _sketch(recipe)
+        widths[recipe.name] = sketch.width if sketch.own is None else _reached(sketch.own, sketch.width)
+    return widths
 
 
 def _sides(data: Data) -> list[str]:
@@ -186,8 +197,25 @@ def _build(recipe: _Recipe, embedding_dim: int, seed: int) -> Tower:
         return _finished(recipe, network, own, draft, embedding_dim)
 
 
-def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
-    """The tower on the meta device. Raises UsageError for what the architecture can't do."""
+@dataclass(frozen=True)
+class _Sketch:
+    """A network on the meta device that has encoded two rows."""
+
+    network: nn.Module
+    own: nn.Module | None
+    """The projection that its checkpoint has."""
+    tower: Tower
+    """Around it, and knows how to pool."""
+    pooled: Tensor
+    """(2, w)."""
+
+    @property
+    def width(self) -> int:
+        return self.pooled.shape[-1]
+
+
+def _sketch(recipe: _Recipe) -> _Sketch:
+    """Raises UsageError for what the architecture can't do."""
     recipe.fit()
     architecture = recipe.architecture
     network, own = architecture.skeleton()
@@ -209,13 +237,24 @@ def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
     recipe.choose_pooling(sketch, output)
     with ShapesOnly():
         pooled = sketch.pooled(recipe.sample())
-    width = pooled.shape[-1]
-    projection = _projection(architecture, own, width, embedding_dim)
-    draft = _Draft(sketch, width, unused_parameters(network, pooled), projection)
+    return _Sketch(network, own, sketch, pooled)
+
+
+def _skeleton(recipe: _Recipe, embedding_dim: int) -> tuple[Tower, _Draft]:
+    """The tower on the meta device. Raises UsageError for what the architecture can't do."""
+    sketch = _sketch(recipe)
+    projection = _projection(recipe.architecture, sketch.own, sketch.width, embedding_dim)
+    draft = _Draft(sketch.tower, sketch.width, unused_parameters(sketch.network, sketch.pooled), projection)
     with torch.device("meta"):
-        finished = _finished(recipe, network, own, draft, embedding_dim)
+        finished = _finished(recipe, sketch.network, sketch.own, draft, embedding_dim)
     _check_dropout(finished, recipe)
     return finished, draft
+
+
+def _reached(own: nn.Module, width: int) -> int:
+    """How wide a projection on the meta device makes features of `width`."""
+    reached: int = own(torch.empty((1, width), device="meta")).shape[-1]
+    return reached
 
 
 def _finished(recipe: _Recipe, network: nn.Module, own: nn.Module | None, draft: _Draft, embedding_dim: int) -> Tower:
@@ -241,7 +280,7 @@ def _projection(architecture: Architecture, own: nn.Module | None, width: int, e
     section, place = architecture.section, architecture.place
     if section.projection == "auto":
         if own is not None:
-            reached = own(torch.empty((1, width), device="meta")).shape[-1]
+            reached = _reached(own, width)
             if reached != embedding_dim:
                 raise UsageError(
                     f"model.embedding_dim: {embedding_dim}, and the projection of {architecture.name} in {place} has "

@@ -55,15 +55,16 @@ class ContrastiveModel(nn.Module):
 
     def embed(self, side: str, inputs: Inputs) -> Tensor:
         """(n, d), L2-normalised, in eval mode whatever the model's mode: no dropout, running statistics."""
-        with _evaluating(self.tower(side)):
-            features: Tensor = self(side, inputs)
+        tower = self.tower(side)
+        with _evaluating(tower):
+            features: Tensor = self(side, tower.shortened(inputs))
         return features
 
     def backbone(self, side: str, inputs: Inputs) -> Tensor:
         """(n, w): the pooled features before the projection, not normalised, in eval mode as `embed`."""
         tower = self.tower(side)
         with _evaluating(tower):
-            pooled = tower.pooled(inputs)
+            pooled = tower.pooled(tower.shortened(inputs))
         return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
 
     def project(self, side: str, pooled: Tensor) -> Tensor:

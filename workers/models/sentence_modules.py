@@ -58,6 +58,8 @@ class SentenceModules:
     pools_prompts: bool
     """Whether prompts are pooled with the text."""
     dense: tuple[Dense, ...]
+    normalizes: bool
+    """Whether embeddings are of length 1."""
     unread: tuple[str, ...]
     """What else stands there, or stands where it is not expected, in words."""
 
@@ -113,7 +115,8 @@ def read_sentence_modules(files: ModelFiles) -> SentenceModules | None:
                 unread.append(f"a module {kind}" if kind not in _NO_EFFECT else f"{kind} before a Dense layer")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{MODULES} or a config.json that it names is not as the library writes it") from error
-    return SentenceModules(network, poolings, pools_prompts, tuple(dense), tuple(unread))
+    normalizes = any(kind == "Normalize" for kind, _ in modules)
+    return SentenceModules(network, poolings, pools_prompts, tuple(dense), normalizes, tuple(unread))
 
 
 def _poolings(config: dict[str, Any]) -> tuple[str, ...]:

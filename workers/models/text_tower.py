@@ -44,6 +44,14 @@ class TextTower(Tower):
         """(n, w)."""
         return pool_text(self.output(inputs), self.pooling, self._last(inputs["tokens"]))
 
+    def shortened(self, inputs: Inputs) -> Inputs:
+        """Without the places behind the longest text, unless padding is text to the network: a context of 512 tokens
+        costs twenty times as much as texts of 25 do."""
+        tokens = inputs["tokens"]
+        if self.reads_padding or not len(tokens):
+            return inputs
+        return {"tokens": tokens[:, : int(self._last(tokens).max()) + 1]}
+
     def _last(self, tokens: Tensor) -> Tensor:
         """(n,) the places of the tokens that end the texts."""
         return (tokens == self.end).int().argmax(dim=1)

@@ -38,6 +38,10 @@ class Tower(nn.Module):
         """What transformers' network gives, before it is pooled."""
         raise NotImplementedError
 
+    def shortened(self, inputs: Inputs) -> Inputs:
+        """The inputs without what counts for nothing. Reads them: on a GPU it waits."""
+        return inputs
+
     def forward(self, inputs: Inputs, keys: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(n, d), not normalised. keys (n,) int64 are dropout's; valid (n,) says which rows batch normalisation
         counts, None all."""
