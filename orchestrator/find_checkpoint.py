@@ -55,7 +55,8 @@ def find_checkpoint(argument: str, s3: S3 | None = None, root: str = _ROOT) -> F
         if step is None:
             raise UsageError(
                 f"{argument}: {run.uri} holds no run. Give a run directory, the name of one below {root}, or the "
-                "folder of a checkpoint, such as runs/<name>/checkpoints/step-00000100"
+                "folder of a checkpoint, such as runs/<name>/checkpoints/step-00000100; `tandem eval` also takes a "
+                "model folder of transformers or sentence-transformers"
             ) from error
         raise UsageError(
             f"{argument}: {run.uri}, which the checkpoint is of, holds no run: plan.json or spec.yaml is "
