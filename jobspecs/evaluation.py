@@ -107,6 +107,10 @@ class ZeroShot(_Evaluation):
         return self
 
 
+Search = Literal["exact", "approximate"]
+"""Whether all candidates are compared, or FAISS finds most of the nearest faster. The result says which."""
+
+
 class Retrieval(_Evaluation):
     """With images and texts: text to image and image to text; samples with equal texts are positives of each
     other. Main score: the mean of both directions' R@1, in 0…1.
@@ -120,6 +124,9 @@ class Retrieval(_Evaluation):
 
     kind: Literal["retrieval"]
     """Which task."""
+    search: Search = "exact"
+    """`approximate` looks for the best 128 of each query by FAISS (the extra `tandem[faiss]`), for millions of queries:
+    what it does not find is behind all others, and there is no `median_rank`."""
 
 
 class _OnFeatures(_Evaluation):
@@ -149,6 +156,8 @@ class Knn(_OnFeatures):
     """Neighbours that vote."""
     temperature: PositiveFloat = 0.07
     """The smaller, the more the nearest count."""
+    search: Search = "exact"
+    """`approximate` looks for the neighbours by FAISS (the extra `tandem[faiss]`), for millions of images."""
 
 
 class LinearProbe(_OnFeatures):

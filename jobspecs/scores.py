@@ -25,6 +25,8 @@ RANKED = (
     "median_rank",
 )
 """Of rankings."""
+FOUND = RANKED[:-1]
+"""Of rankings of which only the best places are known."""
 WAYS = ("image_to_text", "text_to_image")
 _LOWER = ("median_rank", "alignment", "uniformity", "mean_cosine")
 """Scores that are better when lower, whatever stands before them."""
@@ -47,9 +49,10 @@ def score_names(evaluation: Evaluation, data: Data) -> tuple[str, ...]:
         case "knn" | "linear_probe":
             return ACCURACIES
         case "retrieval":
+            ranked = FOUND if evaluation.search == "approximate" else RANKED
             if data.query is not None:
-                return RANKED
-            return ("mean_R@1", *(f"{way}_{name}" for way in WAYS for name in RANKED))
+                return ranked
+            return ("mean_R@1", *(f"{way}_{name}" for way in WAYS for name in ranked))
         case "sts":
             return ("spearman", "pearson")
         case "health":

@@ -52,6 +52,13 @@ def main_score_of(storage: Storage, run: RunDirectory, step: int, evaluation: Ev
         return None
 
 
+def samples_of(result: Result) -> str:
+    """How many samples were scored, and what is to be known of it."""
+    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
+    searched = ", approximate search" if result.get("search") == "approximate" else ""
+    return f"{result['samples']}{skipped}{searched}"
+
+
 HEADINGS = ("step", "evaluation", "score", "value", "chance", "interval", "samples", "all scores")
 """Columns of the table."""
 
@@ -81,7 +88,19 @@ def as_markdown(results: Sequence[Result]) -> str:
 def as_csv(results: Sequence[Result]) -> str:
     """All numbers in full: a column for each score that any evaluation has; a failed one has its cause in `failed`."""
     names = list(dict.fromkeys(name for result in results for name in result.get("scores", {})))
-    plain = ("step", "evaluation", "kind", "main", "chance", "samples", "skipped", "seconds", "checkpoint", "failed")
+    plain = (
+        "step",
+        "evaluation",
+        "kind",
+        "main",
+        "chance",
+        "samples",
+        "skipped",
+        "seconds",
+        "checkpoint",
+        "failed",
+        "search",
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*plain, "low", "high", *names])
@@ -96,7 +115,6 @@ def as_csv(results: Sequence[Result]) -> str:
 def _row(result: Result) -> tuple[str, ...]:
     main, scores = result["main"], result["scores"]
     interval = result.get("interval")
-    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     return (
         str(result["step"]),
         result["evaluation"],
@@ -104,6 +122,6 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{scores[main]:.4f}",
         f"{result['chance']:.4f}",
         f"{interval[0]:.4f}…{interval[1]:.4f}" if interval else "",
-        f"{result['samples']}{skipped}",
+        samples_of(result),
         ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name != main),
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import MiningPlan, Plan
-from orchestrator.results import HEADINGS, Result, rows
+from orchestrator.results import HEADINGS, Result, rows, samples_of
 
 PROGRESS_SECONDS = 5.0
 
@@ -77,7 +77,7 @@ class View:
                     name,
                     f"{value:.4f}",
                     f"{result['chance']:.4f}" if is_main else "",
-                    _samples(result) if is_main else "",
+                    samples_of(result) if is_main else "",
                 )
         if table.row_count:
             self.console.print(table)
@@ -230,11 +230,6 @@ def _rate(metrics: dict[str, Any], before: dict[str, Any] | None) -> float:
 
 def _number(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
-
-
-def _samples(result: dict[str, Any]) -> str:
-    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
-    return f"{result['samples']}{skipped}"
 
 
 def _duration(seconds: float) -> str:

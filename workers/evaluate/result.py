@@ -58,6 +58,8 @@ class Scores:
     data_fingerprint: str
     """Of what was scored: hashes of the shards' names and sizes and of the contents that were used."""
     histograms: Histograms | None = None
+    search: str | None = None
+    """exact or approximate: how the nearest were found. None where nothing is searched."""
 
 
 def scored(
@@ -92,6 +94,7 @@ def scored(
         seed=spec.seed,
         data_fingerprint=data_fingerprint,
         histograms=histograms,
+        search=getattr(spec, "search", None),
     )
 
 
