@@ -20,6 +20,7 @@ from jobspecs.evaluation import (
     ZeroShot,
     check_columns,
     data_of,
+    sides_of,
     with_uris,
 )
 from jobspecs.scores import Score, main_score, score_names
@@ -98,6 +99,23 @@ def test_main_score(evaluation: Any, columns: str, main: Score) -> None:
     data = Data(sources=[Source(name="a", urls=["a.tar"])], **COLUMNS[columns])
     assert main_score(evaluation, data) == main
     assert main.name in score_names(evaluation, data)
+
+
+def test_approximate_search_knows_no_median_rank() -> None:
+    data = Data(sources=[Source(name="a", urls=["a.tar"])], **COLUMNS["query and document"])
+    exact = score_names(RETRIEVAL, data)
+    approximate = RETRIEVAL.model_copy(update={"search": "approximate", "main": "median_rank"})
+    assert (*score_names(approximate, data), "median_rank") == exact
+    with pytest.raises(PydanticCustomError, match="a retrieval evaluation has no score 'median_rank'"):
+        check_columns(approximate, data, "evaluations.0")
+
+
+def test_which_columns_are_encoded() -> None:
+    pairs = Data(sources=[Source(name="a", urls=["a.tar"])], **COLUMNS["query and document"])
+    images = Data(sources=[Source(name="a", urls=["a.tar"])], **COLUMNS["image and text"])
+    assert (sides_of(RETRIEVAL, pairs), sides_of(RETRIEVAL, images)) == (("query", "document"), ("image", "text"))
+    assert (sides_of(STS, pairs), sides_of(STS, images), sides_of(KNN, images)) == (("query",), ("text",), ("image",))
+    assert sides_of(STS.model_copy(update={"side": "document"}), pairs) == ("document",)
 
 
 def test_a_job_is_checked(wrong: Wrong, fulls: dict[str, dict[str, Any]]) -> None:

@@ -186,7 +186,7 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "'data' is missing\n    What is scored."),
         ("evaluations.1.templates", ["{}"], "evaluations.1.templates",
             "unknown key 'templates'\n    It is a field of kind 'zero_shot'. Allowed here: name, data, batch, main, "
-            "seed, every_checkpoints, at_end, best_only, resources, retries, timeout_seconds, kind."),
+            "seed, every_checkpoints, at_end, best_only, resources, retries, timeout_seconds, kind, search."),
         ("evaluations.0.template", ["{}"], "evaluations.0.template",
             "unknown key 'template'\n    Did you mean 'templates'? "
             "Allowed here: name, data, batch, main, seed, every_checkpoints, at_end, best_only, resources, retries, "

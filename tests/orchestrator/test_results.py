@@ -50,3 +50,8 @@ def test_as_a_table() -> None:
     assert any(line.split() == ["acc@5", "1.0000"] for line in lines)
     assert any(line.split() == ["200", "pairs", "mean_R@1", "0.2500", "0.0100", "360"] for line in lines)
     assert failures(RESULTS) == [FAILED]
+
+
+def test_a_result_of_approximate_search_says_so() -> None:
+    (_, _, line) = as_markdown([RESULTS[1] | {"search": "approximate"}]).splitlines()
+    assert "| 360, approximate search |" in line
