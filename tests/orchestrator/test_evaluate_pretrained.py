@@ -268,6 +268,22 @@ def test_what_a_folder_lacks_for_an_evaluation_is_said(tmp_path: Path, specs: di
         load_pretrained(str(text), SPECS["text"].data, ("query",), "main")
 
 
+def test_a_name_that_the_hub_does_not_give_and_files_that_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(name: str, file: str, **options: object) -> None:
+        raise OSError(f"no connection for {name} at {options['revision']}")
+
+    monkeypatch.setattr("transformers.utils.cached_file", offline)
+    with pytest.raises(
+        UsageError, match=r"no such folder, and the hub did not .* \(no connection for a/b at v1\)\. Check"
+    ):
+        load_pretrained("a/b", SPECS["text"].data, ("query",), "v1")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"it can't be read .* Bring the files in order"):
+        load_pretrained(str(tmp_path), SPECS["text"].data, ("query",))
+
+
 def test_towers_whose_widths_differ_can_not_be_compared(tmp_path: Path) -> None:
     text = sentence_folder(tmp_path / "text")
     text.rename(tmp_path / "query")

@@ -75,7 +75,12 @@ def load_pretrained(name: str, data: Data, sides: Sequence[str], revision: str |
     try:
         return _loaded(files, data)
     except (OSError, ValueError) as error:  # of JSON too
-        raise UsageError(f"{name}: it can't be read ({first_line(error)}). Bring the files in order") from error
+        if os.path.isdir(os.path.expanduser(name)):
+            raise UsageError(f"{name}: it can't be read ({first_line(error)}). Bring the files in order") from error
+        raise UsageError(
+            f"{name}: there is no such folder, and the hub did not give it either ({first_line(error)}). Check name, "
+            "revision, network and, for a gated one, HF_TOKEN; or copy the model into a folder and name that"
+        ) from error
 
 
 def _loaded(files: dict[str, ModelFiles], data: Data) -> Pretrained:

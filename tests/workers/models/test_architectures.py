@@ -112,6 +112,19 @@ def test_dropout_depends_on_keys_and_checkpointing_changes_nothing(name: str) ->
         torch.testing.assert_close(checkpointed[parameter], gradient)
 
 
+@pytest.mark.parametrize("name", ["bert", "siglip"])
+def test_padding_behind_the_longest_text_is_not_encoded_unless_it_is_text(name: str) -> None:
+    model = model_of("text", section(name), context=40).eval()
+    tokens = torch.from_numpy(np.stack([BYTES.encode(text, 40) for text in ("a", "photo of it", "")]))
+    seen = []
+    model.tower("text").network.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = model.embed("text", {"tokens": tokens})
+    torch.testing.assert_close(found, model("text", {"tokens": tokens}))
+    assert seen == [13 if name == "bert" else 40, 40]
+
+
 def test_a_frozen_tower_is_left_alone() -> None:
     settings, _ = TEXTS["bert"]
     section = {"kind": "config", "architecture": "bert", "settings": settings, "frozen": True, "dropout": 0.5}
