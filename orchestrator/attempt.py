@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import traceback
 from typing import Any
 
 from jobspecs.cluster import Cluster
 from orchestrator.beating import Beating
 from orchestrator.failure import AttemptFailedError
+from orchestrator.keep_log import KeepLog
 from orchestrator.ray_cluster import nodes, resources
 from orchestrator.root_cause import classify
 from workers.train.loop import Outcome, TrainTask, train
@@ -37,7 +39,13 @@ def _fit(task: TrainTask, cluster: Cluster, world_size: int, beats: Any, bookkee
     trainer = TorchTrainer(
         _worker,
         # The task as bytes: Ray Train's controller would unpickle it too, and import all that training needs first.
-        train_loop_config={"task": pickle.dumps(task), "beats": beats},
+        train_loop_config={
+            "task": pickle.dumps(task),
+            "beats": beats,
+            "s3": task.spec.storage.s3,
+            "run": task.run,
+            "attempt": task.attempt,
+        },
         torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=world_size,
@@ -71,5 +79,11 @@ def _ask_this_ray() -> None:
 def _worker(config: dict[str, Any]) -> Outcome:
     import ray.train
 
-    with Beating(config["beats"], ray.train.get_context().get_world_rank()):
-        return train(pickle.loads(config["task"]))
+    rank = ray.train.get_context().get_world_rank()
+    with KeepLog(config["s3"], config["run"], attempt=config["attempt"], rank=rank):
+        try:
+            with Beating(config["beats"], rank):
+                return train(pickle.loads(config["task"]))
+        except BaseException:
+            traceback.print_exc()  # Ray Train tells it to the driver, and not to the rank's log
+            raise

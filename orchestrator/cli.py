@@ -14,15 +14,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import spec_commands
+from orchestrator import cli_jobs, spec_commands
 from orchestrator.command import (
     DONE,
     FAILED,
-    INTERRUPTED,
     WRONG,
+    Address,
     Endpoint,
     EvaluatedModel,
     Format,
+    JobName,
     Model,
     Output,
     OutputOption,
@@ -34,11 +35,12 @@ from orchestrator.command import (
     Spec,
     VectorType,
     Workers,
+    drive,
     given_s3,
+    job_of,
     ledger_of,
     print_results,
     section,
-    signals,
     told,
     with_workers,
 )
@@ -66,28 +68,9 @@ def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:
     The run directory is <storage.root>/<name>. Run again, the job goes on from its newest checkpoint; a
     finished job is left as it is. Ctrl-C saves a checkpoint first.
     """
-    with told(WRONG):
-        from jobspecs.load import load
-        from orchestrator.prepare import prepare
+    from jobspecs.load import load
 
-        prepared = prepare(load(spec, with_workers(overrides, workers)))
-    with told(FAILED):
-        from rich.console import Console
-
-        from orchestrator.driver import Driver
-        from orchestrator.interrupt import Interrupt
-        from orchestrator.ledger import Ledger, State
-        from orchestrator.view import View
-
-        interrupt = Interrupt()
-        view = View(Console())
-        with signals(interrupt):
-            state = Driver(prepared, view, interrupt).run()
-    code = DONE if state is State.SUCCEEDED else INTERRUPTED
-    with told(code):  # results that can't be read now are there all the same
-        status = Ledger(prepared.storage, prepared.run).status()
-        view.results(status, f"{status.name}: {state.label} after {status.step} steps")
-    sys.exit(code)
+    drive(lambda: load(spec, with_workers(overrides, workers)))
 
 
 @app.command()
@@ -130,10 +113,16 @@ def plan(
 
 
 @app.command()
-def status(run: Run, endpoint: Endpoint = None, output: OutputOption = Output.TABLE) -> None:
-    """Show how a run is doing."""
+def status(
+    job: JobName,
+    endpoint: Endpoint = None,
+    address: Address = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show how a job is doing, on this machine or on a cluster."""
     with told(WRONG):
-        answer = ledger_of(run, endpoint).status()
+        answer = job_of(job, root, endpoint, address).status()
     if output is Output.JSON:
         print(json.dumps(asdict(answer), indent=2))
     else:
@@ -369,7 +358,7 @@ def data(
 
 for command in (spec_commands.init, spec_commands.schema, spec_commands.diff):
     app.command()(command)
-
+cli_jobs.add_to(app)
 
 if __name__ == "__main__":
     main()

@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from jobspecs.errors import TandemError
 
 if TYPE_CHECKING:
+    from jobspecs.job import JobSpec
     from jobspecs.storage import S3
+    from orchestrator.cluster import RayJobs
     from orchestrator.interrupt import Interrupt
+    from orchestrator.jobs import Job
     from orchestrator.ledger import Ledger
 
 T = TypeVar("T")
@@ -63,6 +66,22 @@ class ResultsOutput(StrEnum):
 
 Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
 Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="A run directory or its URI, or the name or submission id of a job: on the cluster, where one is named, "
+        "else a run below --root.",
+        show_default=False,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The Ray cluster: its dashboard's URL, such as http://head:8265. By default what RAY_ADDRESS names.",
+    ),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ranks, in place of cluster.workers.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="PATH=VALUE", help="Sets a field, as in training.steps=100; += adds.")
@@ -135,6 +154,47 @@ def given_s3(endpoint: str | None) -> S3 | None:
     from jobspecs.storage import S3
 
     return None if endpoint is None else section(S3, endpoint=endpoint)
+
+
+def named_cluster(address: str | None) -> RayJobs | None:
+    """The cluster that the user names, by option or environment, if one is named. Raises UsageError."""
+    from orchestrator.cluster import connect
+    from orchestrator.cluster_address import given_address
+
+    named = given_address(address)
+    return None if named is None else connect(named)
+
+
+def job_of(job: str, root: str, endpoint: str | None, address: str | None) -> Job:
+    """The job that the user names. Raises UsageError."""
+    from orchestrator.jobs import find
+
+    return find(job, root, given_s3(endpoint), lambda: named_cluster(address))
+
+
+def drive(load_spec: Callable[[], JobSpec]) -> NoReturn:
+    """Runs a job in this process, or goes on with it, and ends the command as the job ends."""
+    with told(WRONG):
+        from orchestrator.prepare import prepare
+
+        prepared = prepare(load_spec())
+    with told(FAILED):
+        from rich.console import Console
+
+        from orchestrator.driver import Driver
+        from orchestrator.interrupt import Interrupt
+        from orchestrator.ledger import Ledger, State
+        from orchestrator.view import View
+
+        interrupt = Interrupt()
+        view = View(Console())
+        with signals(interrupt):
+            state = Driver(prepared, view, interrupt).run()
+    code = DONE if state is State.SUCCEEDED else INTERRUPTED
+    with told(code):  # results that can't be read now are there all the same
+        status = Ledger(prepared.storage, prepared.run).status()
+        view.results(status, f"{status.name}: {state.label} after {status.step} steps")
+    sys.exit(code)
 
 
 def ledger_of(run: str, endpoint: str | None) -> Ledger:

@@ -112,6 +112,7 @@ class Driver:
             "run_started",
             f"{job.spec.name} {what}: {job.plan.total_steps} steps, {job.run.uri}",
             filtered=job.plan.filtered,
+            submission_id=self._lease.submission_id,
         )
         for uri in job.rewritten:
             self._journal.event(

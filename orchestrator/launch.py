@@ -75,7 +75,7 @@ class Launcher:
         """Raises FencedError, StorageError."""
         job = self._job
         claim_attempt(job.storage, job.run, attempt.number, self._lease.token)
-        if requested(job.storage, job.run) not in (None, Why.INTERRUPTED):
+        if requested(job.storage, job.run) not in (None, Why.INTERRUPTED, Why.NOW):
             job.storage.delete(job.run.stop)  # what it says was done; any other one ends the attempt at its first step
         size, step = attempt.world_size, attempt.resume_from.step
         self._journal.event(

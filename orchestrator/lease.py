@@ -36,6 +36,8 @@ STALE_SECONDS = 30.0
 GIVE_BACK_SECONDS = 10.0
 """How long the end of a driver waits for a storage that does not answer."""
 POLL_SECONDS = 1.0
+SUBMISSION_VARIABLE = "TANDEM_SUBMISSION_ID"
+"""The environment variable that tells a driver which job of a Ray cluster it is."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Driver:
     """Unix time of its last heartbeat."""
     ended: bool = False
     """Whether it has given the run back."""
+    submission_id: str | None = None
+    """The job of a Ray cluster that it is, if it is one."""
 
 
 def this_machine() -> str:
@@ -69,7 +73,15 @@ def this_driver() -> Driver:
     """A driver in this process."""
     pid = os.getpid()
     created = psutil.Process(pid).create_time()
-    return Driver(socket.gethostname(), this_machine(), pid, created, secrets.token_hex(8), time.time())
+    return Driver(
+        host=socket.gethostname(),
+        machine=this_machine(),
+        pid=pid,
+        created=created,
+        token=secrets.token_hex(8),
+        time=time.time(),
+        submission_id=os.environ.get(SUBMISSION_VARIABLE),
+    )
 
 
 def live_driver(storage: Storage, run: RunDirectory) -> Driver | None:
@@ -97,6 +109,7 @@ def _parse(content: bytes | None) -> Driver | None:
             token=str(there["token"]),
             time=float(there["time"]),
             ended=bool(there["ended"]),
+            submission_id=there.get("submission_id"),  # older ones have none
         )
     except (ValueError, TypeError, KeyError):
         return None
@@ -144,6 +157,11 @@ class Lease:
         return self._driver.token
 
     @property
+    def submission_id(self) -> str | None:
+        """The job of a Ray cluster that this driver is, if it is one."""
+        return self._driver.submission_id
+
+    @property
     def lost(self) -> bool:
         """Whether another driver has taken the run, because this one was silent for too long. As of the last beat."""
         return self._lost.is_set()
@@ -163,9 +181,10 @@ class Lease:
         while not self.number:
             newest = newest_driver(self._storage, self._run)
             if newest and (other := self._alive(newest, tell)) is not None:
+                job = f" (job {other.submission_id})" if other.submission_id else ""
                 raise UsageError(
-                    f"{self._run.name} is being run already, by process {other.pid} on {other.host}. Wait for "
-                    "it, stop it with Ctrl-C, or give this job another name."
+                    f"{self._run.name} is being run already, by process {other.pid} on {other.host}{job}. Wait for "
+                    f"it, stop it with `tandem stop {self._run.uri}`, or give this job another name."
                 )
             # Where another one was as quick, the next look finds it.
             if self._claim(newest + 1):

@@ -72,6 +72,8 @@ class Status:
     """Results, one for each (checkpoint, evaluation); of one that failed, step, name and the cause in `failed`."""
     message: str
     """The newest event in words."""
+    submission_id: str | None
+    """The job of a Ray cluster that drove it last; None for a run that was typed."""
 
 
 class Ledger:
@@ -183,6 +185,9 @@ class Ledger:
             latest_checkpoint=self.run.checkpoint(commits[-1]) if commits else None,
             evaluations=self.results() + _failed_evaluations(events),
             message=events[-1]["message"] if events else "",
+            submission_id=next(
+                (event.get("submission_id") for event in reversed(events) if event["event"] == "run_started"), None
+            ),
         )
 
     def state(self, events: list[dict[str, Any]]) -> State:

@@ -45,10 +45,14 @@ class Prepared:
     content that nothing else would tell."""
 
 
-def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
+class AnotherExperimentError(UsageError):
+    """The run of that name is another experiment."""
+
+
+def prepare(spec: JobSpec, *, only_plan: bool = False, scanner: Scanner | None = None) -> Prepared:
     """Checks and plans `spec`. Writes nothing, but for an index of tars that had to be read: the next time
     they are not. With `only_plan`, a run of that name that is another experiment is no error: the plan is
-    that of a new run.
+    that of a new run. scanner: reads the tars, in place of Ray tasks.
 
     Raises UsageError: more workers than lanes, another experiment than the run of that name, or towers that can't be;
     DataError: shards that are missing or damaged, a batch larger than the data, data that are not the
@@ -62,7 +66,7 @@ def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
         if not only_plan:
             _refuse_another_experiment(spec, storage, run)
         fixed = None
-    indexes = _indexes(spec, storage, None if fixed is None else run)
+    indexes = _indexes(spec, storage, None if fixed is None else run, scanner or scan_with_ray(storage, spec.cluster))
     if fixed is None:
         found = tokenizers.find(spec.data)
         fixed = planning.fix(spec, indexes)
@@ -87,10 +91,9 @@ def prepare(spec: JobSpec, *, only_plan: bool = False) -> Prepared:
     return prepared
 
 
-def _indexes(spec: JobSpec, storage: Storage, run: RunDirectory | None) -> tuple[Index, ...]:
+def _indexes(spec: JobSpec, storage: Storage, run: RunDirectory | None, scanner: Scanner) -> tuple[Index, ...]:
     """The index of each source, and a look at the evaluations' shards. Raises all faults in one DataError."""
     folders = Folders(storage)
-    scanner = scan_with_ray(storage, spec.cluster)
     indexes: list[Index] = []
     faults: list[str] = []
     for source in spec.data.sources:
@@ -191,7 +194,7 @@ def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirector
     ]
     lines = lines or ["the fields are equal: the version that wrote it had others"]
     changes = "\n".join(f"    {line}" for line in lines)
-    raise UsageError(
+    raise AnotherExperimentError(
         f"{run.uri} holds another experiment of this name:\n{changes}\n"
         "Give the job another name, or set these back to go on with that run."
     )

@@ -44,19 +44,45 @@ def start_ray(cluster: Cluster) -> None:
     with _our_signals():
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            try:
-                _knock(address)
-                ray.init(log_to_driver=False, logging_level=logging.WARNING)
-            except OSError as error:  # ConnectionError, Ray's own too, is one
-                raise UsageError(
-                    f"there is no Ray cluster at RAY_ADDRESS={address}. Start it, correct the address, or unset it "
-                    "to run on this machine."
-                ) from error
+            _join(address)
         else:
             # On one machine more workers than cores are slower but the same experiment; one CPU is for
             # the evaluation task. "local" starts a Ray of its own beside any other on the machine.
             cpus = max(os.cpu_count() or 1, cluster.max_workers * cluster.cpus_per_worker + 1)
             ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _join(address: str) -> None:
+    """Connects to a cluster, as one of its drivers. Raises UsageError."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS={address} is a dashboard, and a driver needs the cluster's own host:port. Send the job there "
+            "with `tandem submit`, or unset RAY_ADDRESS to run on this machine."
+        )
+    try:
+        _knock(address)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise UsageError(
+            f"the cluster at RAY_ADDRESS={address} does not let this process in without its token. Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."
+        ) from error
+    except OSError as error:  # ConnectionError, Ray's own too, is one
+        raise UsageError(
+            f"there is no Ray cluster at RAY_ADDRESS={address}. Start it, correct the address, or unset it "
+            "to run on this machine."
+        ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        told = " ".join(str(error).split())
+        raise UsageError(
+            f"the cluster at RAY_ADDRESS={address} has another Ray or Python than this process, and a driver needs the "
+            f"same. Send the job there with `tandem submit`, or install what it has. {told}"
+        ) from error
 
 
 def _knock(address: str) -> None:

@@ -1,8 +1,8 @@
 """The request to end an attempt, or the job: the object `stop` in the run directory, whose word says why.
 
 Anybody may write it, with any word: that interrupts the job, as Ctrl-C does, also between attempts and while
-evaluations run. The driver itself writes it when an attempt shall end for another reason, and never over the request
-of somebody else.
+evaluations run; the word `now` ends it at once. The driver itself writes it when an attempt shall end for another
+reason, and never over the request of somebody else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from workers.run import RunDirectory
 from workers.storage import Storage
+from workers.train.stop import AT_ONCE
 
 
 class Why(StrEnum):
@@ -22,6 +23,8 @@ class Why(StrEnum):
 
     INTERRUPTED = "interrupted"
     """By the user, or by whoever else wrote the request, in whatever words."""
+    NOW = AT_ONCE.decode()
+    """By the user, who does not want to wait for a commit."""
     PREEMPTED = "preempted"
     """A node with workers is about to be taken away."""
     GROW = "grow"
@@ -52,8 +55,11 @@ class StopRequest:
         """Looks for a request. From the first one on the job is interrupted."""
         if not self._interrupt.requested():
             with contextlib.suppress(StorageError):  # no answer is not a request
-                if requested(self._storage, self._run) is Why.INTERRUPTED:
+                why = requested(self._storage, self._run)
+                if why in (Why.INTERRUPTED, Why.NOW):
                     self.accept()
+                if why is Why.NOW:
+                    self._interrupt.at_once()
         return self._interrupt.requested()
 
     def accept(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -14,6 +14,9 @@ from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import MiningPlan, Plan
 from orchestrator.results import HEADINGS, Result, rows, samples_of
+
+if TYPE_CHECKING:
+    from orchestrator.jobs import Listed
 
 PROGRESS_SECONDS = 5.0
 
@@ -109,6 +112,17 @@ def results_table(results: list[Result]) -> Table:
         table.add_row(*row[:-1])
         for score in filter(None, row[-1].split(", ")):
             table.add_row("", "", *score.rsplit(" ", 1))
+    return table
+
+
+def jobs_table(jobs: list[Listed]) -> Table:
+    """Jobs as people read them: a row for each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("job", "state", "progress", "run directory", "started"):
+        table.add_column(heading, overflow="fold")
+    for job in jobs:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
+        table.add_row(job.submission_id or job.name, job.state, job.progress, job.run_directory, started)
     return table
 
 
@@ -245,6 +259,8 @@ def status_table(status: Status) -> Table:
     table.add_column("how", overflow="fold")
     loss = "" if status.loss is None else f", loss {status.loss:.4f}"
     table.add_row("step", f"{status.step:,} of {status.total_steps:,}{loss}")
+    if status.submission_id:
+        table.add_row("job", status.submission_id)
     table.add_row("attempt", f"{status.attempt}, {status.world_size} worker{'s' if status.world_size != 1 else ''}")
     table.add_row("newest checkpoint", status.latest_checkpoint or "none")
     if status.filtered:

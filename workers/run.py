@@ -12,6 +12,7 @@
         bad_samples/a00001-r00000-000000.jsonl …
                                              what became masked rows, written by each rank
         stacks/a00001-r00000.txt              where the threads of a rank were when its attempt hung
+        logs/a00001-r00000-000000.log …       what each rank wrote to its output: see `orchestrator.keep_log`
         checkpoints/step-00000100/            safetensors, and manifest.json, written last
         negatives/v00001/                     hard negatives of a job that mines: see `workers.data.negatives`
         evaluations/step-00000100/<name>.json
@@ -99,7 +100,7 @@ class RunDirectory:
 
     @property
     def stop(self) -> str:
-        """The request to stop; its content says why: `interrupted`, `preempted`, `grow` or `early_stop`."""
+        """The request to stop; its content says why: `orchestrator.stop_request.Why`."""
         return join(self.uri, "stop")
 
     @property
@@ -116,6 +117,15 @@ class RunDirectory:
     def bad_samples(self) -> str:
         """Parts of the lists of masked samples."""
         return join(self.uri, "bad_samples")
+
+    @property
+    def logs(self) -> str:
+        """Parts of what the ranks wrote to their output."""
+        return join(self.uri, "logs")
+
+    def log_part(self, attempt: int, rank: int, number: int) -> str:
+        """One of them, from 0."""
+        return join(self.logs, f"a{attempt:05d}-r{rank:05d}-{number:06d}.log")
 
     @property
     def checkpoints(self) -> str:

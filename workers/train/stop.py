@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from types import TracebackType
 
-from jobspecs.errors import StorageError
+from jobspecs.errors import NotFoundError, StorageError
 from workers.repeating import Repeating
 from workers.storage import Storage
 
 POLL_SECONDS = 1.0
+AT_ONCE = b"now"
+"""The word that asks for no commit: the ranks are ended by their driver, and leave it to that."""
 
 
 class StopWatch:
@@ -40,5 +42,8 @@ class StopWatch:
     def _look(self) -> bool:
         # No answer is not a request; a store that stays away ends the job at its next save.
         with contextlib.suppress(StorageError):
-            self._seen = self._storage.exists(self._uri)
+            try:
+                self._seen = self._storage.read(self._uri) != AT_ONCE
+            except NotFoundError:
+                self._seen = False
         return self._seen

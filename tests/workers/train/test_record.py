@@ -71,9 +71,9 @@ def test_the_end_of_an_attempt_does_not_wait_for_a_store_that_does_not_answer(
             assert answers.wait(60)
             return super().write(uri, data, if_absent=if_absent)
 
-        def exists(self, uri: str) -> bool:
+        def read(self, uri: str) -> bytes:
             assert answers.wait(60)
-            return super().exists(uri)
+            return super().read(uri)
 
     monkeypatch.setattr(workers.train.record, "CLOSE_SECONDS", 0.1)
     run, storage = RunDirectory(f"file://{tmp_path}"), Silent()

@@ -1,0 +1,202 @@
+"""The commands of `tandem` for jobs that run elsewhere: submit, list, logs, stop, resume.
+
+As in `cli.py`: one function a command, no logic in it, and each imports what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.command import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG,
+    Address,
+    Endpoint,
+    JobName,
+    Output,
+    OutputOption,
+    Overrides,
+    Root,
+    Spec,
+    Workers,
+    drive,
+    given_s3,
+    job_of,
+    named_cluster,
+    told,
+    with_workers,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import RayJobs
+    from orchestrator.submission import Submitted
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its log until it ends. Ctrl-C leaves it running.")]
+Installed = Annotated[bool, typer.Option("--installed", help="Run what the cluster's image has; ship the spec alone.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to `tandem`."""
+    for command in (submit, logs, stop, resume):
+        app.command()(command)
+    app.command("list")(list_jobs)
+
+
+def submit(
+    spec: Spec,
+    address: Address = None,
+    follow: Follow = False,
+    installed: Installed = False,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin a new run, under a name that no run has yet: NAME-2, NAME-3, …")
+    ] = False,
+    workers: Workers = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads it
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Submit a job to a Ray cluster, or go on with it there.
+
+    The spec is checked and planned here first; then this code and the spec are shipped. Paths in it must mean the same
+    on the cluster, and credentials are the cluster's own. A job that runs is not submitted twice; one that stopped or
+    failed goes on from its newest checkpoint.
+    """
+    with told(WRONG):
+        from jobspecs.load import load
+        from orchestrator.cluster import connect
+        from orchestrator.cluster_address import given_address
+        from orchestrator.submission import submit as submit_job
+
+        job = load(spec, with_workers(overrides, workers))
+        jobs = connect(given_address(address))
+        submitted = submit_job(job, jobs, installed=installed, new_run=new_run)
+    _show(submitted, output)
+    if follow:
+        _follow(jobs, submitted)
+
+
+def list_jobs(
+    address: Address = None,
+    root: Root = "runs",
+    endpoint: Endpoint = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the jobs of a cluster, where one is named, and the runs below --root."""
+    with told(WRONG):
+        from orchestrator.jobs import listed
+
+        found = listed(named_cluster(address), root, given_s3(endpoint))
+    if output is Output.JSON:
+        print(json.dumps([asdict(job) for job in found], indent=2))
+    else:
+        from rich.console import Console
+
+        from orchestrator.view import jobs_table
+
+        Console().print(jobs_table(found))
+
+
+def logs(
+    job: JobName,
+    follow: Follow = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="What this rank wrote, in place of the driver.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; by default the newest.")] = None,
+    address: Address = None,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what a job's driver or its ranks wrote; also of ranks and attempts that are gone.
+
+    Ranks' logs are kept in the run directory, 4 MiB at most of each and attempt: the beginning and the newest.
+    """
+    with told(WRONG):
+        from orchestrator.following import lines_of
+
+        found = job_of(job, root, endpoint, address)
+        try:
+            for line in lines_of(found, rank=rank, attempt=attempt, follow=follow):
+                print(json.dumps(asdict(line)) if output is Output.JSON else line.text, flush=True)
+        except KeyboardInterrupt:
+            sys.exit(DONE)
+
+
+def stop(
+    job: JobName,
+    now: Annotated[bool, typer.Option("--now", help="Without a commit: what came after the last one is lost.")] = False,
+    address: Address = None,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Ask a job to stop: after its next step, with a commit. `tandem resume` goes on with it."""
+    with told(WRONG):
+        from orchestrator.stopping import stop as stop_job
+
+        done = stop_job(job_of(job, root, endpoint, address), now=now, connect=lambda: named_cluster(address))
+    print(json.dumps(asdict(done), indent=2) if output is Output.JSON else done.message)
+
+
+def resume(
+    job: JobName,
+    address: Address = None,
+    follow: Follow = False,
+    installed: Installed = False,
+    endpoint: Endpoint = None,
+    root: Root = "runs",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Go on with a job as it was started last: on the cluster, where one is named, else here, as `tandem run`."""
+    with told(WRONG):
+        from orchestrator.submission import kept_spec
+        from orchestrator.submission import submit as submit_job
+
+        found = job_of(job, root, endpoint, address)
+        spec = kept_spec(found.storage, found.run)
+        jobs = found.jobs or named_cluster(address)
+        submitted = None if jobs is None else submit_job(spec, jobs, installed=installed)
+    if jobs is None or submitted is None:
+        drive(lambda: spec)
+    else:
+        _show(submitted, output)
+        if follow:
+            _follow(jobs, submitted)
+
+
+def _show(submitted: Submitted, output: Output) -> None:
+    if output is Output.JSON:
+        print(json.dumps(asdict(submitted), indent=2), flush=True)
+        return
+    if submitted.submission_id is None:
+        print(f"{submitted.name} is finished: all steps and evaluations are done ({submitted.run_directory})")
+        return
+    steps = "" if submitted.total_steps is None else f", {submitted.total_steps:,} steps"
+    how = "goes on" if submitted.resumed else "was submitted"
+    print(
+        f"{submitted.name} {how} as job {submitted.submission_id} on {submitted.cluster}{steps}\n"
+        f"run directory: {submitted.run_directory}",
+        flush=True,
+    )
+
+
+def _follow(jobs: RayJobs, submitted: Submitted) -> None:
+    """Shows the log of a job, and ends as it ends."""
+    if submitted.submission_id is None:
+        return
+    with told(FAILED):
+        from orchestrator.following import of_cluster
+
+        try:
+            for line in of_cluster(jobs, submitted.submission_id, follow=True):
+                print(line, flush=True)
+        except KeyboardInterrupt:
+            sys.exit(DONE)
+        entry = jobs.entry(submitted.submission_id)
+    ends = {"SUCCEEDED": DONE, "STOPPED": INTERRUPTED}
+    sys.exit(ends.get(entry.status, FAILED if entry.exit_code is None else entry.exit_code))

@@ -1,0 +1,188 @@
+"""What a rank writes to its output, kept in the run directory: by a process beside it, which outlives the rank's death.
+
+with KeepLog(spec.storage.s3, run, attempt=2, rank=3): train(task)        on the rank
+
+Ray leads a worker's output to files of its node, which go with the node. `python -m orchestrator.keep_log` follows
+these files, and is told that the rank has ended, in whatever way, by the end of its own input: so the last words of a
+rank that was killed are kept too. None of it can fail the rank, and none of its work is done in the rank's process.
+
+A log is a series of parts of PART_BYTES, the last one written anew as it grows. Of a long one the first and the newest
+parts are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from jobspecs.errors import StorageError
+from jobspecs.storage import S3
+from workers.run import RunDirectory
+from workers.storage import Storage
+
+PART_BYTES = 256 * 1024
+FIRST_PARTS, NEWEST_PARTS = 4, 12
+"""Of an attempt's rank, 4 MiB at most."""
+PENDING_BYTES = 8 * PART_BYTES
+"""Of a log that grows faster than it can be kept, so much is taken at a time, and the rest left out."""
+LOOK_SECONDS = 3.0
+END_SECONDS = 5.0
+"""How long the end of a rank waits for its last lines to be kept. They are kept later too, if the rank's node stays."""
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the process beside a rank is told."""
+
+    s3: str
+    """As JSON."""
+    run: str
+    attempt: int
+    rank: int
+    files: list[str]
+    sizes: list[int]
+    """Of the files when the rank began: what was there is not the rank's."""
+
+
+class KeepLog:
+    """Keeps this process's output while the context is open, and to its end if it dies."""
+
+    def __init__(self, s3: S3, run: RunDirectory, *, attempt: int, rank: int) -> None:
+        files = output_files()
+        sizes = [os.stat(file).st_size for file in files]
+        self._task = _Task(s3.model_dump_json(), run.uri, attempt, rank, files, sizes)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> KeepLog:
+        if not self._task.files:
+            return self
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.keep_log"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ray ends the group of a worker with it
+            )
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(asdict(self._task)).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            print(f"the log of rank {self._task.rank} is not kept: {error}", file=sys.stderr)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.stdin.close()
+            self._process.wait(END_SECONDS)
+
+
+def output_files() -> list[str]:
+    """The files that this process's output goes to; none where it goes to a terminal or a pipe."""
+    found = []
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return list(dict.fromkeys(found))
+
+
+class LogParts:
+    """A log that grows, in parts. Holds what is not written yet."""
+
+    def __init__(self, storage: Storage, part: Callable[[int], str]) -> None:
+        """part: the URI of a part, from 0."""
+        self._storage = storage
+        self._part = part
+        self._number = 0
+        self._kept = bytearray()
+        """The part that grows, and what comes behind it."""
+        self._written = 0
+
+    def append(self, text: bytes) -> None:
+        """Adds to it; durable after the next `flush`. What can't be held is left out, and said to be."""
+        self._kept += text
+        if (over := len(self._kept) - PENDING_BYTES) > 0:
+            del self._kept[self._written : self._written + over]
+            self._kept[self._written : self._written] = left_out(over)
+
+    def flush(self) -> None:
+        """Raises StorageError; nothing is lost, the next flush tries again."""
+        while len(self._kept) > self._written:
+            part = bytes(self._kept[:PART_BYTES])
+            self._storage.write(self._part(self._number), part)
+            self._written = len(part)
+            if len(part) == PART_BYTES:
+                del self._kept[:PART_BYTES]
+                self._number, self._written = self._number + 1, 0
+                if self._number - NEWEST_PARTS >= FIRST_PARTS:
+                    self._storage.delete(self._part(self._number - NEWEST_PARTS))
+
+
+def left_out(count: int) -> bytes:
+    """The line that stands for so many bytes."""
+    return f"\n[… {count:,} bytes left out …]\n".encode()
+
+
+class _Followed:
+    """A file that grows."""
+
+    def __init__(self, path: str, start: int) -> None:
+        self._path = path
+        self._at = start
+
+    def new(self) -> bytes:
+        """What has come since the last call: the newest PENDING_BYTES of it."""
+        try:
+            size = Path(self._path).stat().st_size
+            if size < self._at:  # begun anew
+                self._at = 0
+            skipped = max(0, size - self._at - PENDING_BYTES)
+            with open(self._path, "rb") as file:
+                file.seek(self._at + skipped)
+                text = file.read(PENDING_BYTES)
+        except OSError:
+            return b""
+        self._at += skipped + len(text)
+        return left_out(skipped) + text if skipped else text
+
+
+def follow(task: _Task, ended: Callable[[], bool]) -> None:
+    """Keeps a rank's log until it has `ended`, which waits a while for it."""
+    run = RunDirectory(task.run)
+    storage = Storage(S3.model_validate_json(task.s3))
+    parts = LogParts(storage, lambda number: run.log_part(task.attempt, task.rank, number))
+    files = [_Followed(path, size) for path, size in zip(task.files, task.sizes, strict=True)]
+    is_last = False
+    while not is_last:
+        is_last = ended()
+        for file in files:
+            parts.append(file.new())
+        # A storage that is away for now: the next look tries again.
+        with contextlib.suppress(StorageError):
+            parts.flush()
+
+
+def main() -> None:
+    """The process beside a rank."""
+    os.nice(NICENESS)
+    task = _Task(**json.loads(sys.stdin.buffer.readline()))
+    follow(task, lambda: bool(select.select([sys.stdin], [], [], LOOK_SECONDS)[0]))
+
+
+if __name__ == "__main__":
+    main()
