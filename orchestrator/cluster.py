@@ -107,8 +107,7 @@ class RayJobs:
                     metadata=dict(metadata),
                 )
             except RuntimeError as error:
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                raise JobFailedError(f"{self.url} did not take the job {submission_id}: {lines[-1].strip()}") from error
+                raise JobFailedError(f"{self.url} did not take the job {submission_id}: {_last_line(error)}") from error
 
     def _ask(self, method: str, path: str) -> Any:
         with _translated(self.url):
@@ -164,11 +163,16 @@ def _check(url: str, path: str, answer: requests.Response) -> None:
         case 404:
             raise UsageError(not_there(url))
         case status:
-            lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
             raise UsageError(
-                f"the cluster at {url} answered {path} with HTTP {status}{f': {lines[-1]}' if lines else ''}. Its "
-                "dashboard's log tells more."
+                f"the cluster at {url} answered {path} with HTTP {status}: {_last_line(answer.text)}. Its dashboard's "
+                "log tells more."
             )
+
+
+def _last_line(text: object) -> str:
+    """Of a traceback, what was raised. Ray's own client puts a full stop behind it."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip(" .")]
+    return lines[-1].rstrip(".") if lines else "no reason is given"
 
 
 @contextlib.contextmanager

@@ -38,21 +38,28 @@ def dashboard_url(address: str) -> str:
     if address.startswith(("http://", "https://")):
         return address
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if port.isdigit():
-            # Ray itself would try for minutes.
+    if port.isdigit():
+        try:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
-        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-        from ray.dashboard.utils import get_address_for_submission_client
+        except OSError as error:
+            raise UsageError(not_there(address)) from error
+    return _asked_of_ray(address)
 
-        # Ray uses a token that is there for clusters that it finds, and not for those that are named.
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+
+def _asked_of_ray(address: str) -> str:
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.dashboard.utils import get_address_for_submission_client
+    from ray.exceptions import AuthenticationError, RayError
+
+    # Ray uses a token that is there for clusters that it finds, and not for those that are named.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+    try:
         with only_address(address):
             return str(get_address_for_submission_client(address))
-    except (OSError, ValueError, RuntimeError) as error:
-        if "auth" in f"{type(error).__name__} {error}".lower():
-            raise UsageError(wrong_token(address)) from error
+    except AuthenticationError as error:
+        raise UsageError(wrong_token(address)) from error
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UsageError(not_there(address)) from error
 
 
