@@ -11,6 +11,7 @@ asks for one, and to no other.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,8 @@ class RayJobs:
         """
         from ray.job_submission import JobSubmissionClient
 
+        for logger in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(logger).setLevel(logging.WARNING)  # they tell of each package
         with only_address(self.url), _translated(self.url):
             client = JobSubmissionClient(self.url, headers=dict(self._headers))
             try:

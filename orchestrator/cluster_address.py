@@ -51,9 +51,10 @@ def _asked_of_ray(address: str) -> str:
     from ray.dashboard.utils import get_address_for_submission_client
     from ray.exceptions import AuthenticationError, RayError
 
+    for logger in ("ray.dashboard", "ray._private.authentication"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     # Ray uses a token that is there for clusters that it finds, and not for those that are named.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
     try:
         with only_address(address):
             return str(get_address_for_submission_client(address))

@@ -179,16 +179,13 @@ def drive(load_spec: Callable[[], JobSpec]) -> NoReturn:
 
         prepared = prepare(load_spec())
     with told(FAILED):
-        from rich.console import Console
-
         from orchestrator.driver import Driver
         from orchestrator.interrupt import Interrupt
+        from orchestrator.job_entry import view_of_driver
         from orchestrator.ledger import Ledger, State
-        from orchestrator.view import View
 
         interrupt = Interrupt()
-        view = View(Console())
-        with signals(interrupt):
+        with signals(interrupt), view_of_driver() as view:
             state = Driver(prepared, view, interrupt).run()
     code = DONE if state is State.SUCCEEDED else INTERRUPTED
     with told(code):  # results that can't be read now are there all the same

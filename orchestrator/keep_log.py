@@ -16,9 +16,11 @@ import contextlib
 import json
 import os
 import select
+import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +54,8 @@ class _Task:
     files: list[str]
     sizes: list[int]
     """Of the files when the rank began: what was there is not the rank's."""
+    who: str
+    """The log's first line."""
 
 
 class KeepLog:
@@ -60,7 +64,9 @@ class KeepLog:
     def __init__(self, s3: S3, run: RunDirectory, *, attempt: int, rank: int) -> None:
         files = output_files()
         sizes = [os.stat(file).st_size for file in files]
-        self._task = _Task(s3.model_dump_json(), run.uri, attempt, rank, files, sizes)
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        who = f"rank {rank} of attempt {attempt}: process {os.getpid()} on {socket.gethostname()}, since {since}"
+        self._task = _Task(s3.model_dump_json(), run.uri, attempt, rank, files, sizes, who)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> KeepLog:
@@ -167,6 +173,7 @@ def follow(task: _Task, ended: Callable[[], bool]) -> None:
     storage = Storage(S3.model_validate_json(task.s3))
     parts = LogParts(storage, lambda number: run.log_part(task.attempt, task.rank, number))
     files = [_Followed(path, size) for path, size in zip(task.files, task.sizes, strict=True)]
+    parts.append(f"{task.who}\n".encode())
     is_last = False
     while not is_last:
         is_last = ended()

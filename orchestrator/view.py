@@ -24,8 +24,9 @@ PROGRESS_SECONDS = 5.0
 class View:
     """Prints events as they come, and progress every few seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, progress_seconds: float = PROGRESS_SECONDS) -> None:
         self.console = console
+        self._progress_seconds = progress_seconds
         self._shown_at = 0.0
         self._shown: dict[str, Any] | None = None
 
@@ -43,7 +44,7 @@ class View:
     def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
         """The newest step, if the last one shown is a while ago or this is the last of all."""
         step, before = metrics["step"], self._shown
-        due = time.monotonic() - self._shown_at >= PROGRESS_SECONDS or step == total_steps
+        due = time.monotonic() - self._shown_at >= self._progress_seconds or step == total_steps
         if not due or (before is not None and before["step"] == step):
             return
         self._shown_at, self._shown = time.monotonic(), metrics
@@ -118,11 +119,11 @@ def results_table(results: list[Result]) -> Table:
 def jobs_table(jobs: list[Listed]) -> Table:
     """Jobs as people read them: a row for each."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("job", "state", "progress", "run directory", "started"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("job", "state", "started", "progress", "run directory"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "started"))
     for job in jobs:
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
-        table.add_row(job.submission_id or job.name, job.state, job.progress, job.run_directory, started)
+        started = time.strftime("%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
+        table.add_row(job.submission_id or job.name, job.state, started, job.progress, job.run_directory)
     return table
 
 

@@ -10,6 +10,7 @@ from jobspecs.errors import JobFailedError
 from orchestrator import ray_cluster
 from orchestrator.elastic import room, start_size
 from orchestrator.evaluations import Evaluations
+from orchestrator.holders import holders
 from orchestrator.journal import Journal
 
 POLL_SECONDS = 1.0
@@ -67,11 +68,14 @@ class Workforce:
 
     def _tell(self, there: int) -> None:
         ray_cluster.ask_for(self.cluster, self.cluster.max_workers)
+        before = [str(holder) for holder in holders()]
+        behind = f", behind {', '.join(before)}" if before else ""
         self._journal.event(
             "waiting_for_workers",
-            f"waiting up to {self.cluster.wait_seconds:.0f} s for {self._wanted()}: there is room for {there}",
+            f"waiting up to {self.cluster.wait_seconds:.0f} s for {self._wanted()}: there is room for {there}{behind}",
             wanted=self.sizes[0],
             room=there,
+            behind=before,
         )
 
     def _wanted(self) -> str:

@@ -60,11 +60,12 @@ def test_the_last_words_of_a_rank_are_kept(end: str, run: RunDirectory, tmp_path
         rank = subprocess.run([sys.executable, "-c", RANK, run.uri, end], stdout=out, stderr=err, check=False)
     assert rank.returncode == (-9 if end == "killed" else 0)
     logs, found, deadline = KeptLogs(STORAGE, run), list[Line](), time.monotonic() + 60
-    while len(found) < 2:
+    while len(found) < 3:
         assert time.monotonic() < deadline
         found += logs.new()
         time.sleep(0.05)
-    assert sorted(line.text for line in found) == ["last words", "to stdout"]
+    assert found[0].text.startswith("rank 3 of attempt 2: process ")
+    assert sorted(line.text for line in found[1:]) == ["last words", "to stdout"]
     assert {(line.attempt, line.rank) for line in found} == {(2, 3)}
 
 
