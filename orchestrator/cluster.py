@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ OLDEST_RAY = (2, 60)
 """The driver runs with the cluster's own Ray, and needs what this version has."""
 TIMEOUT_SECONDS = 30.0
 """For an answer of the dashboard."""
+AGENT_SECONDS = 120.0
+"""A cluster that has just been started takes jobs some time after it answers."""
 TERMINAL = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Ray's states of jobs that are over."""
 
@@ -102,15 +105,21 @@ class RayJobs:
             logging.getLogger(logger).setLevel(logging.WARNING)  # they tell of each package
         with only_address(self.url), _translated(self.url):
             client = JobSubmissionClient(self.url, headers=dict(self._headers))
-            try:
-                client.submit_job(
-                    submission_id=submission_id,
-                    entrypoint=entrypoint,
-                    runtime_env=dict(runtime_env),
-                    metadata=dict(metadata),
-                )
-            except RuntimeError as error:
-                raise JobFailedError(f"{self.url} did not take the job {submission_id}: {_last_line(error)}") from error
+            deadline = time.monotonic() + AGENT_SECONDS
+            while True:
+                try:
+                    client.submit_job(
+                        submission_id=submission_id,
+                        entrypoint=entrypoint,
+                        runtime_env=dict(runtime_env),
+                        metadata=dict(metadata),
+                    )
+                    return
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        reason = _last_line(error)
+                        raise JobFailedError(f"{self.url} did not take the job {submission_id}: {reason}") from error
+                time.sleep(1.0)
 
     def _ask(self, method: str, path: str) -> Any:
         with _translated(self.url):
@@ -190,6 +199,8 @@ def _translated(url: str) -> Iterator[None]:
             f"the cluster at {url} gave no answer within {TIMEOUT_SECONDS:.0f} s. Is the address the dashboard's, and "
             "does the dashboard run?"
         ) from error
+    except requests.exceptions.HTTPError as error:
+        raise UsageError(f"the cluster at {url} is not well: {error}. Its dashboard's log tells more.") from error
     except (requests.exceptions.RequestException, ConnectionError) as error:  # Ray's own is a ConnectionError
         raise UsageError(not_there(url)) from error
 

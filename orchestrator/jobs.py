@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from jobspecs.errors import TandemError, UsageError
 from jobspecs.storage import S3
 from orchestrator.cluster import Entry, RayJobs
-from orchestrator.ledger import Ledger, State, Status
+from orchestrator.ledger import Ledger, Status
 from workers.run import RunDirectory
 from workers.storage import Storage, absolute, join
 
@@ -29,7 +29,6 @@ _STATES = {
     "FAILED": "failed",
 }
 """What a run's state is called, by Ray's status of its job."""
-_AT_WORK = frozenset(state.label for state in State if not state.is_terminal)
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def _runs(storage: Storage, root: str, entries: dict[str, Entry]) -> Iterator[Li
             entry = entries.get(ledger.run.uri)
             try:
                 status = ledger.status()
-                if entry is not None and not entry.is_over and status.state not in _AT_WORK:
-                    continue  # it is told of the time before its newest submission
+                if entry is not None and not entry.is_over and entry.submission_id != status.submission_id:
+                    continue  # its newest submission has not begun yet
                 yield _of_status(status, ledger, entry)
             except TandemError as error:
                 yield Listed(ledger.run.name, "unknown", str(error), None, "", "", ledger.run.uri, 0.0)
@@ -148,12 +147,14 @@ def _of_entry(entry: Entry) -> Listed:
 def _of_status(status: Status, ledger: Ledger, entry: Entry | None) -> Listed:
     from orchestrator.submission import kept_spec
 
-    started = [event["time"] for event in ledger.events() if event["event"] == "run_started"]
+    events = ledger.events()
+    started = [event["time"] for event in events if event["event"] == "run_started"]
+    waits = bool(events) and events[-1]["event"] == "waiting_for_workers"
     plan = ledger.plan()
     return Listed(
         name=status.name,
         state=status.state,
-        progress=progress(status),
+        progress=status.message if waits else progress(status),
         submission_id=status.submission_id if entry is None else entry.submission_id,
         objective=kept_spec(ledger.storage, ledger.run).objective.kind,
         spec_hash="" if plan is None else plan.spec_hash[:16],

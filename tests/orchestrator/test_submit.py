@@ -1,0 +1,143 @@
+"""Jobs on a real cluster, from the command line: submitted, watched, made to wait, stopped, gone on with, finished.
+
+One story in several tests, in this order: a cluster and each start of a job take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.ledger import Ledger
+from tests.orchestrator.command import set_flags, tandem
+from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
+from tests.orchestrator.token_cluster import TokenCluster
+from workers.run import committed_steps
+
+pytestmark = pytest.mark.ray
+
+ROOT, STEPS = "s3://tandem-submit/runs", 4000
+PATIENCE_SECONDS = 600.0
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str) -> Iterator[TokenCluster]:
+    """Two cores, and the token in our environment; the run directories are in S3."""
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-submit")
+    with TokenCluster(cpus=2) as cluster, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_TOKEN", cluster.token)
+        environment.setenv("RAY_ADDRESS", cluster.url)
+        yield cluster
+
+
+@pytest.fixture
+def spec(digits: Path, s3_server: str) -> Callable[..., list[str]]:
+    """Arguments of a job that takes both cores."""
+    job = (
+        *TINY,
+        "evaluations=[]",
+        f"training.steps={STEPS}",
+        "training.optimizer.learning_rate=2e-4",
+        "checkpoint.every_steps=100000",
+        "cluster.workers=2",
+        f"storage.s3.endpoint={s3_server}",
+    )
+    return lambda *more: [str(EXAMPLE), *set_flags(overrides(digits, ROOT, *job, *more))]
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """What a command prints, on either stream."""
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == code, answer.output
+    return answer.output
+
+
+def ask(*arguments: str) -> Any:
+    return json.loads(call(*arguments, "-o", "json"))
+
+
+def until(true: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := true()):
+        assert time.monotonic() < deadline, f"waited for {what}\n{call('list')}\n{call('logs', 'digits-clip')}"
+        time.sleep(1)
+    return answer
+
+
+def entry(name: str) -> dict[str, Any]:
+    return next(job for job in ask("list") if job["name"] == name)
+
+
+def ledger(s3_server: str, name: str) -> Ledger:
+    from jobspecs.storage import S3
+    from tests.orchestrator.command import ledger_of
+
+    return ledger_of(ROOT, name, S3(endpoint=s3_server))
+
+
+def test_a_job_is_submitted_listed_and_told_of(cluster: TokenCluster, spec: Callable[..., list[str]]) -> None:
+    submitted = ask("submit", *spec())
+    first = submitted["submission_id"]
+    assert first == f"digits-clip-{submitted['spec_hash'][:8]}-1"
+    assert first in call("submit", *spec(), code=2)
+    job = until(lambda: (job := entry("digits-clip"))["progress"].startswith("step") and job, "a step")
+    assert (job["state"], job["submission_id"], job["objective"]) == ("running", first, "image_text")
+    assert ask("status", first)["submission_id"] == first
+    assert "attempt 1: 2 workers from step 0" in call("logs", first)
+    until(
+        lambda: "rank 1 of attempt 1: process" in CliRunner().invoke(app, ["logs", first, "--rank", "1"]).output,
+        "a log",
+    )
+
+
+def test_a_job_that_waits_says_for_what_and_behind_whom(
+    cluster: TokenCluster, spec: Callable[..., list[str]], s3_server: str
+) -> None:
+    first = entry("digits-clip")["submission_id"]
+    call("submit", *spec("name=second"))
+    job = until(lambda: (job := entry("second"))["progress"].startswith("waiting") and job, "a job that waits")
+    assert f"for 2 workers of 1 CPU: there is room for 0, behind {first} (2 CPU)" in job["progress"]
+    assert ask("stop", "second", "--now")["asked"]
+    until(lambda: entry("second")["state"] == "interrupted", "its end")
+    kinds = [event["event"] for event in ledger(s3_server, "second").events()]
+    assert kinds == ["run_started", "waiting_for_workers", "run_interrupted"]
+
+
+def test_a_job_is_stopped_with_a_commit_and_gone_on_with(cluster: TokenCluster, s3_server: str) -> None:
+    assert "with a commit" in call("stop", "digits-clip")
+    until(lambda: entry("digits-clip")["state"] == "interrupted", "its end")
+    run = ledger(s3_server, "digits-clip")
+    status = run.status()
+    assert 0 < status.step < STEPS
+    assert committed_steps(run.storage, run.run) == [status.step]
+    assert not ask("stop", "digits-clip")["asked"]
+
+    output = call("resume", "digits-clip", "--follow")
+    assert f"digits-clip goes on as job {status.submission_id[:-1] if status.submission_id else ''}2" in output
+    assert f"attempt 2: 2 workers from step {status.step}" in output
+    assert "succeeded" in output
+    assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
+    # The ranks of the attempt that was stopped are gone, their logs are not.
+    assert "[a1 r0] rank 0 of attempt 1" in call("logs", run.run.uri, "--attempt", "1", "--endpoint", s3_server)
+
+
+def test_a_finished_job_is_left_as_it_is(cluster: TokenCluster, spec: Callable[..., list[str]]) -> None:
+    assert "is finished" in call("submit", *spec())
+    until(lambda: entry("digits-clip")["state"] == "succeeded", "the cluster's word")
+
+
+def test_the_cluster_is_found_by_its_own_address_too(cluster: TokenCluster) -> None:
+    answer = tandem("list", "--address", cluster.gcs_address, "-o", "json")
+    assert {job["name"] for job in json.loads(answer.stdout)} == {"digits-clip", "second"}
+    wrong = tandem("list", "--address", cluster.gcs_address, env={"RAY_AUTH_TOKEN": "planted"})
+    assert wrong.returncode == 2
+    assert "does not take this token" in wrong.stderr
+    assert "planted" not in wrong.stderr
