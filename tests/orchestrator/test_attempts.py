@@ -18,6 +18,7 @@ from rich.console import Console
 from jobspecs.errors import JobFailedError, UnreachableError, UsageError
 from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, resume, watch, workforce
 from orchestrator.attempts import Attempts
+from orchestrator.command import signals
 from orchestrator.driver import Driver
 from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -294,6 +295,25 @@ def test_an_attempt_that_somebody_else_asked_to_end_is_an_interrupted_job(stage:
     told = set_up.events("stop_requested")[-1]
     assert told["message"] == f"somebody asked the job to stop, by {set_up.job.run.stop}; Ctrl-C stops it at once"
     assert set_up.job.storage.read(set_up.job.run.stop) == b"please"
+
+
+def test_a_job_that_shall_end_at_once_does_not_wait_for_its_attempt(stage: Make) -> None:
+    """As by a second Ctrl-C, whoever writes it and wherever."""
+    ends = threading.Event()
+
+    def asked(stage: Stage) -> Outcome:
+        stage.job.storage.write(stage.job.run.stop, b"now")
+        assert ends.wait(60)
+        return stage.commit(9)
+
+    set_up = stage([asked], "cluster.workers=1")
+    try:
+        with signals(set_up.interrupt), pytest.raises(KeyboardInterrupt):
+            set_up.drive()
+    finally:
+        ends.set()
+    assert set_up.ledger.status().state == "interrupted"
+    assert set_up.ledger.events()[-1]["message"] == "stopped at once; the same command goes on from the last commit"
 
 
 def test_a_request_of_the_drivers_does_not_take_the_place_of_another(stage: Make) -> None:
