@@ -72,9 +72,12 @@ class TokenCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kills what was started, wherever in the tree it is."""
-        root = psutil.Process(self._process.pid)
-        started = [*root.children(recursive=True), root]
+        """Kills what was started: all of it has the folder in its command line, or ends with a process that has."""
+        started = [psutil.Process(self._process.pid)]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(self._folder.name in part for part in process.cmdline()):
+                    started.append(process)
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
