@@ -153,6 +153,31 @@ def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = R
     print_results(found, output)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run directories or their URIs.", show_default=False)],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where it goes: a path or URI. By default report.html in the run directory."),
+    ] = None,
+    model: Annotated[bool, typer.Option(help="Also neighbours, map and hard negatives, which need the model.")] = True,
+    endpoint: Endpoint = None,
+) -> None:
+    """Write a report of a run, finished or under way: one HTML file that needs nothing else.
+
+    Curves, evaluations, health, what the model takes for near, masked samples, attempts, spec and plan. Of several runs
+    the curves lie over each other, in comparison.html.
+    """
+    with told(WRONG):
+        from orchestrator.report.write import write_report
+        from workers.storage import absolute
+
+        ledgers = [ledger_of(run, endpoint) for run in runs]
+        place = None if out is None else absolute(out)
+        written = write_report(ledgers, place, given_s3(endpoint), model=model)
+    print(written)
+
+
 @app.command("eval")
 def evaluate(
     model: EvaluatedModel,

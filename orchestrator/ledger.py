@@ -122,18 +122,27 @@ class Ledger:
         """All events, oldest first; of two drivers, all of the later one's after the other's."""
         return list(read_parts(self.storage, self.run.events))
 
+    def every_record(self) -> Iterator[dict[str, Any]]:
+        """The metrics of all attempts, attempt after attempt: a step that was done again has several records."""
+        return read_parts(self.storage, self.run.metrics)
+
     def metrics(self) -> Iterator[dict[str, Any]]:
         """A record a step, in step order; where attempts overlap, the newest attempt's."""
         newest: dict[int, dict[str, Any]] = {}
-        for record in read_parts(self.storage, self.run.metrics):
+        for record in self.every_record():
             newest[record["step"]] = record
         return (newest[step] for step in sorted(newest))
 
     def bad_samples(self) -> dict[str, int]:
         """Masked rows by cause; a step that was done again after a failure counts once."""
+        return dict(Counter(record["cause"] for record in self.masked_samples()))
+
+    def masked_samples(self) -> list[dict[str, Any]]:
+        """What became masked rows, by step: `workers.data.rows.BadSample` and the step. A step that was done again
+        counts once."""
         records = read_parts(self.storage, self.run.bad_samples)
-        causes = {(record["step"], record["uri"], record["place"]): record["cause"] for record in records}
-        return dict(Counter(causes.values()))
+        newest = {(record["step"], record["uri"], record["place"]): record for record in records}
+        return [newest[key] for key in sorted(newest)]
 
     def last_metrics(self) -> dict[str, Any] | None:
         """The newest record of the newest attempt."""

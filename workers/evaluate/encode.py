@@ -151,6 +151,16 @@ class Encoder:
             self._cache.put(key, features, features.nbytes)
         return features
 
+    @torch.inference_mode()
+    def pixels(self, pixels: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
+        """(n, d), L2-normalised, of images that are decoded already: (n, P, P, 3)."""
+        parts = [
+            self._model.embed("image", {"pixels": torch.from_numpy(pixels[start : start + batch]).to(self._device)})
+            for start in range(0, len(pixels), batch)
+        ]
+        features: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        return features
+
     def images(self, urls: list[str], column: str, batch: int, features: Features = "embedding") -> EncodedImages:
         """The images of the tars at `urls`, unaugmented, each with its other `column`; a sample that lacks
         one of the two or can't be decoded is skipped. Raises DataError, StorageError."""

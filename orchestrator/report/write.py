@@ -1,0 +1,51 @@
+"""`tandem report`: reads runs, looks through their models, and writes the page."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+
+from jobspecs.errors import TandemError, UsageError
+from jobspecs.storage import S3
+from orchestrator.ledger import Ledger
+from orchestrator.report.page import Reported, page
+from orchestrator.report.record import read_record
+from workers.storage import Storage, join
+
+NO_MODEL = "Left out by --no-model."
+
+
+def write_report(ledgers: Sequence[Ledger], out: str | None, s3: S3 | None, *, model: bool = True) -> str:
+    """Writes the report of one run, or of several in one, and returns its URI.
+
+    out: URI; None: report.html in the run directory, of several runs comparison.html in that of the first. s3: how S3
+    is reached for models and data, in place of the specs'. model: also what needs one; where that fails the page says
+    why.
+
+    Raises UsageError: no run, or one run twice; RunDirectoryError, StorageError.
+    """
+    uris = [ledger.run.uri for ledger in ledgers]
+    for place, uri in enumerate(uris):
+        if uri in uris[:place]:
+            raise UsageError(f"{uri} is named twice. Name each run once.")
+    reported = [_reported(ledger, s3, model=model) for ledger in ledgers]
+    out = out or join(uris[0], "report.html" if len(uris) == 1 else "comparison.html")
+    storage = ledgers[0].storage if out.startswith("s3://") else Storage()
+    storage.write(out, page(reported).encode())
+    return out
+
+
+def _reported(ledger: Ledger, s3: S3 | None, *, model: bool) -> Reported:
+    record = read_record(ledger)
+    if not model:
+        return Reported(record, None, NO_MODEL)
+    try:
+        from orchestrator.report.look import look  # torch
+
+        return Reported(record, look(ledger.run.uri, s3), "")
+    except TandemError as error:
+        return Reported(record, None, f"Left out: {error}")
+    except Exception as error:  # the rest of the report is whole without it
+        (frame,) = traceback.extract_tb(error.__traceback__)[-1:]
+        place = f"{frame.name}, line {frame.lineno} of {frame.filename}"
+        return Reported(record, None, f"Left out: {type(error).__name__}: {error} ({place})")
