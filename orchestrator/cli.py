@@ -155,7 +155,9 @@ def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = R
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run directories or their URIs.", show_default=False)],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Run directories or their URIs.", show_default=False)
+    ],
     out: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Where it goes: a path or URI. By default report.html in the run directory."),
@@ -174,7 +176,7 @@ def report(
 
         ledgers = [ledger_of(run, endpoint) for run in runs]
         place = None if out is None else absolute(out)
-        written = write_report(ledgers, place, given_s3(endpoint), model=model)
+        written = write_report(ledgers, place, given_s3(endpoint), no_model="" if model else "Left out by --no-model.")
     print(written)
 
 

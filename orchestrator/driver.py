@@ -17,6 +17,7 @@ from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_evaluations, check_resources, start_ray
+from orchestrator.report.leave import leave_report
 from orchestrator.stop_request import StopRequest
 from orchestrator.view import View
 from orchestrator.within import within
@@ -67,8 +68,10 @@ class Driver:
                 succeeded = trained and self._finish(evaluations)
             if succeeded:
                 self._journal.end("run_succeeded", "succeeded")
+                leave_report(self._ledger)
                 return State.SUCCEEDED
             self._journal.end("run_interrupted", "interrupted; the same command goes on from here")
+            leave_report(self._ledger)
             return State.INTERRUPTED
         except KeyboardInterrupt:
             message = "stopped at once; the same command goes on from the last commit"
@@ -78,6 +81,7 @@ class Driver:
             raise
         except Exception as error:
             self._journal.end("run_failed", f"failed: {error}", shown=False)  # whoever called shows it
+            leave_report(self._ledger)
             raise
         finally:
             self._lease.give_back()

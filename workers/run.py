@@ -16,6 +16,7 @@
         checkpoints/step-00000100/            safetensors, and manifest.json, written last
         negatives/v00001/                     hard negatives of a job that mines: see `workers.data.negatives`
         evaluations/step-00000100/<name>.json
+        report.html                           what `tandem report` makes of all this
         stop                                  there while somebody asks the job to stop
 
 Object stores can't append, so a growing record is a series of parts (`PartsWriter`).

@@ -13,9 +13,10 @@ from typing import Literal
 
 from orchestrator.report.html import Html, tag
 from orchestrator.report.scale import Bin, Scale, number, thin, ticks
+from orchestrator.report.tables import data_table
 
 WIDTH, HEIGHT = 460, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 16, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 16, 34
 MOST_BINS = 300
 """Of a line: more can't be told apart in WIDTH."""
 MOST_ROWS = 40
@@ -65,14 +66,14 @@ def line_chart(
     xs = [point.x for _, bins in filled for point in bins if point] + [mark.x for mark in marks]
     ys = [end for one, bins in filled for end in _ends(one, bins)]
     ys += [] if level is None else [level[1]]
-    x = Scale.over(xs, _LEFT, WIDTH - _RIGHT, tight=True)
-    y = Scale.over([*ys, *([0.0] if zero else [])], HEIGHT - _BOTTOM, _TOP)
+    x = Scale.over(xs, LEFT, WIDTH - RIGHT, tight=True)
+    y = Scale.over([*ys, *([0.0] if zero else [])], HEIGHT - BOTTOM, TOP)
     drawn = [
-        *_axes(x, y, x_name),
+        *axes(x, y, x_name),
         *(_level(level, x, y) if level else ()),
         *(_mark(mark, x) for mark in marks),
         *(part for one, bins in filled for part in _line(one, bins, x, y)),
-        tag("line", class_="cursor", x1=0, x2=0, y1=_TOP, y2=HEIGHT - _BOTTOM),
+        tag("line", class_="cursor", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM),
     ]
     hover = {
         "x": x_name,
@@ -85,92 +86,7 @@ def line_chart(
             for one, bins in filled
         ],
     }
-    return _figure(title, drawn, hover, _legend(filled, level, marks), _table(x_name, filled), note)
-
-
-def histogram(title: str, bins: int, shares: Sequence[tuple[str, Sequence[float], int]], note: str = "") -> Html:
-    """Distributions of cosines over equal bins of [-1, 1], one over the other. shares: name, share of each bin, color."""
-    x = Scale(-1, 1, _LEFT, WIDTH - _RIGHT)
-    y = Scale.over([0.0, *(share for _, values, _ in shares for share in values)], HEIGHT - _BOTTOM, _TOP)
-    width = 2 / bins
-    lefts = [-1 + width * place for place in range(bins)]
-    drawn = [*_axes(x, y, "cosine")]
-    for _, values, color in shares:
-        corners = [(-1.0, 0.0)]
-        for left, share in zip(lefts, values, strict=True):
-            corners += [(left, share), (left + width, share)]
-        path = "M" + "L".join(f"{x(a)},{y(b)}" for a, b in [*corners, (1.0, 0.0)]) + "Z"
-        drawn.append(tag("path", d=path, class_=f"area c{color % COLORS}"))
-    drawn.append(tag("line", class_="cursor", x1=0, x2=0, y1=_TOP, y2=HEIGHT - _BOTTOM))
-    middles = [left + width / 2 for left in lefts]
-    hover = {
-        "x": "cosine",
-        "series": [
-            {
-                "name": name,
-                "color": color % COLORS,
-                "points": [
-                    [x(middle), y(share), f"{middle:.2f}", f"{share:.1%}"]
-                    for middle, share in zip(middles, values, strict=True)
-                ],
-            }
-            for name, values, color in shares
-        ],
-    }
-    rows = [
-        (f"{left:.2f} to {left + width:.2f}", *(f"{values[place]:.2%}" for _, values, _ in shares))
-        for place, left in enumerate(lefts)
-        if any(values[place] for _, values, _ in shares)
-    ]
-    table = data_table(("cosine", *(name for name, _, _ in shares)), rows)
-    legend = [tag("li", tag("span", class_=f"key box c{color % COLORS}"), name) for name, _, color in shares]
-    return _figure(title, drawn, hover, legend, table, note)
-
-
-def stacked_bar(title: str, parts: Sequence[tuple[str, float, str]], note: str = "") -> Html:
-    """Parts of a whole. parts: name, size, and the size in words."""
-    whole = sum(size for _, size, _ in parts) or 1.0
-    drawn, at = [], 0.0
-    for color, (name, size, words) in enumerate(parts):
-        width = size / whole * 100
-        rectangle = tag("title", f"{name}: {words}, {size / whole:.1%}")
-        drawn.append(
-            tag("rect", rectangle, x=round(at, 3), y=0, width=round(width, 3), height=10, class_=f"fill c{color % COLORS}")
-        )
-        at += width
-    rows = [
-        (tag("span", tag("span", class_=f"key box c{color % COLORS}"), name), words, f"{size / whole:.1%}")
-        for color, (name, size, words) in enumerate(parts)
-    ]
-    return tag(
-        "figure",
-        tag("figcaption", title),
-        tag("svg", *drawn, viewBox="0 0 100 10", preserveAspectRatio="none", class_="bar", aria_hidden="true"),
-        data_table(("what", "time", "share"), rows),
-        tag("p", note, class_="note") if note else None,
-        class_="chart",
-    )
-
-
-def data_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> Html:
-    """A table that scrolls by itself where it is too wide."""
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", caption) if caption else None,
-            tag("thead", tag("tr", [tag("th", name, scope="col") for name in head])),
-            tag("tbody", [_row(row) for row in rows]),
-        ),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=caption or ", ".join(head),
-    )
-
-
-def _row(row: Sequence[str]) -> Html:
-    return tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]])
+    return figure(title, drawn, hover, _legend(filled, level, marks), _table(x_name, filled), note)
 
 
 # --- parts of a line chart ----------------------------------------------------------------------------
@@ -188,7 +104,8 @@ def _ends(one: Series, bins: Sequence[Bin | None]) -> list[float]:
     return ends + [end for interval in one.intervals if interval for end in interval]
 
 
-def _axes(x: Scale, y: Scale, x_name: str) -> list[Html]:
+def axes(x: Scale, y: Scale, x_name: str) -> list[Html]:
+    """Grid, ticks and the name of x."""
     left, right, bottom = x.start, x.end, y.start
     parts = []
     for value in ticks(y.low, y.high):
@@ -203,7 +120,17 @@ def _axes(x: Scale, y: Scale, x_name: str) -> list[Html]:
 
 def _level(level: tuple[str, float], x: Scale, y: Scale) -> list[Html]:
     name, value = level
-    return [tag("line", tag("title", f"{name}: {number(value)}"), class_="level", x1=x.start, x2=x.end, y1=y(value), y2=y(value))]
+    return [
+        tag(
+            "line",
+            tag("title", f"{name}: {number(value)}"),
+            class_="level",
+            x1=x.start,
+            x2=x.end,
+            y1=y(value),
+            y2=y(value),
+        )
+    ]
 
 
 def _mark(mark: Mark, x: Scale) -> Html:
@@ -212,7 +139,7 @@ def _mark(mark: Mark, x: Scale) -> Html:
     return tag(
         "g",
         tag("title", mark.words),
-        tag("line", x1=at, x2=at, y1=_TOP, y2=HEIGHT - _BOTTOM),
+        tag("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM),
         tag("path", d=sign.format(round(at - 4, 1), 4)),
         class_=f"mark {mark.kind}",
     )
@@ -238,7 +165,9 @@ def _line(one: Series, bins: Sequence[Bin | None], x: Scale, y: Scale) -> list[H
     for (place, _), interval in zip(one.points, one.intervals, strict=False):
         if interval:
             low, high = y(interval[0]), y(interval[1])
-            parts.append(tag("path", d=f"M{x(place)},{low}V{high}m-4,0h8M{x(place) - 4},{low}h8", class_=f"line {color}"))
+            parts.append(
+                tag("path", d=f"M{x(place)},{low}V{high}m-4,0h8M{x(place) - 4},{low}h8", class_=f"line {color}")
+            )
     return parts
 
 
@@ -263,18 +192,22 @@ def _legend(
     ]
     if level:
         items.append(tag("li", tag("span", class_="key level"), f"{level[0]} {number(level[1])}"))
-    signs = {"attempt": ("▼", "an attempt begins"), "saved": ("▼", "asked to save and end"), "failure": ("✕", "an attempt failed")}
+    signs = {
+        "attempt": ("▼", "an attempt begins"),
+        "saved": ("▼", "asked to save and end"),
+        "failure": ("✕", "an attempt failed"),
+    }
     items += [
-        tag("li", tag("span", sign, class_=f"sign {kind}"), words) for kind, (sign, words) in signs.items() if kind in kinds
+        tag("li", tag("span", sign, class_=f"sign {kind}"), words)
+        for kind, (sign, words) in signs.items()
+        if kind in kinds
     ]
     return items
 
 
 def _table(x_name: str, filled: Sequence[tuple[Series, Sequence[Bin | None]]]) -> Html:
     """At most about MOST_ROWS rows: a series may have other places than the next one."""
-    columns = [
-        {point.x: _told(one, point) for point in _bins_for_table(one)} for one, _ in filled
-    ]
+    columns = [{point.x: _told(one, point) for point in _bins_for_table(one)} for one, _ in filled]
     places = sorted({place for column in columns for place in column})
     rows = [(number(place), *(column.get(place, "") for column in columns)) for place in places]
     return data_table((x_name, *(one.name or "value" for one, _ in filled)), rows)
@@ -284,9 +217,8 @@ def _bins_for_table(one: Series) -> list[Bin]:
     return [point for point in (_bins(one) if one.intervals else thin(one.points, MOST_ROWS)) if point]
 
 
-def _figure(
-    title: str, drawn: Sequence[Html], hover: object, legend: Sequence[Html], table: Html, note: str
-) -> Html:
+def figure(title: str, drawn: Sequence[Html], hover: object, legend: Sequence[Html], table: Html, note: str) -> Html:
+    """A chart with its name, legend, note and table. hover: what the script tells of it."""
     return tag(
         "figure",
         tag("figcaption", title),

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.charts import Mark, Series, data_table, histogram, line_chart, stacked_bar
+from orchestrator.report.bars import histogram, stacked_bar
+from orchestrator.report.charts import Mark, Series, line_chart
 from orchestrator.report.html import Html, join, tag
 from orchestrator.report.record import RunRecord
 from orchestrator.report.scale import duration, number
 from orchestrator.report.story import Step, time_spent
+from orchestrator.report.tables import data_table
 from orchestrator.results import HEADINGS, failures, rows
 
 
@@ -36,6 +38,15 @@ def training(runs: Sequence[Named]) -> Html:
             "Norm of the gradient", _lines(runs, lambda step: step.grad_norm), note="Before it is clipped.", zero=True
         ),
         line_chart("Logit scale", _lines(runs, lambda step: step.logit_scale)),
+        line_chart(
+            "Accuracy in the batch",
+            [
+                Series(_of(run, runs), _checks(run.record, lambda h: h["accuracy"]), color)
+                for color, run in enumerate(runs)
+            ],
+            note="Share of the queries whose positive beats all other candidates of the global batch.",
+            zero=True,
+        ),
     )
 
 
@@ -93,12 +104,6 @@ def health(runs: Sequence[Named]) -> Html:
     """What the checks of training say of the features."""
     charts = [
         line_chart(
-            "Accuracy in the batch",
-            [Series(_of(run, runs), _checks(run.record, lambda h: h["accuracy"]), color) for color, run in enumerate(runs)],
-            note="Share of the queries whose positive beats all other candidates of the global batch.",
-            zero=True,
-        ),
-        line_chart(
             "Effective rank",
             _by_side(runs, "effective_rank"),
             note="How many dimensions the features of each side make use of (Roy and Vetterli 2007). More is better; "
@@ -107,13 +112,21 @@ def health(runs: Sequence[Named]) -> Html:
         ),
         line_chart(
             "Alignment",
-            [Series(_of(run, runs), _checks(run.record, lambda h: h["alignment"]), color) for color, run in enumerate(runs)],
+            [
+                Series(_of(run, runs), _checks(run.record, lambda h: h["alignment"]), color)
+                for color, run in enumerate(runs)
+            ],
             note="Mean squared distance of positives, 0…4. Less is better.",
         ),
         line_chart(
             "Uniformity",
             _by_side(runs, "uniformity"),
             note="How evenly each side covers the sphere, about -4…0 (Wang and Isola 2020). Less is better.",
+        ),
+        line_chart(
+            "Mean cosine",
+            _by_side(runs, "mean_cosine"),
+            note="Of two different rows of a side; near 1 it is collapsed.",
         ),
     ]
     return _side_by_side(*charts)
@@ -165,7 +178,11 @@ def _marks(record: RunRecord) -> list[Mark]:
     for attempt in record.attempts:
         workers = f"{attempt.world_size} worker{'s' if attempt.world_size != 1 else ''}"
         marks.append(
-            Mark(attempt.first_step, "attempt", f"attempt {attempt.number} begins at step {attempt.first_step}, {workers}")
+            Mark(
+                attempt.first_step,
+                "attempt",
+                f"attempt {attempt.number} begins at step {attempt.first_step}, {workers}",
+            )
         )
         if attempt.end in ("failed", "cut off"):
             words = f"attempt {attempt.number} {attempt.end} at step {attempt.last_step}: {attempt.cause}"
@@ -189,7 +206,7 @@ def _by_side(runs: Sequence[Named], name: str) -> list[Series]:
     """A line for each run and side."""
     lines: list[Series] = []
     for run in runs:
-        sides = next((step.health[name] for step in run.record.steps if step.health), {})
+        sides: dict[str, float] = next((step.health[name] for step in run.record.steps if step.health), {})
         for side in sides:
             label = side if len(runs) == 1 else f"{run.label}: {side}"
             points = [(step.step, step.health[name].get(side)) for step in run.record.steps if step.health]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from typing import TypeAlias
 
 Attribute = str | int | float | bool | None
-Content = "Html | str | None | Iterable[Content]"
-"""What stands in an element: text, markup, nothing, or several of them."""
 
 _VOID = frozenset({"img", "meta"})
 """Elements without an end tag."""
@@ -24,10 +23,16 @@ class Html(str):
     __slots__ = ()
 
 
+Content: TypeAlias = str | None | Iterable["Content"]
+"""What stands in an element: text or markup, nothing, or several of them."""
+
+
 def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
     """An element. Of attributes, `class_` stands for class, `_` for `-`; True has no value, None and False leave one
     out."""
-    start = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None and value is not False)
+    start = "".join(
+        _attribute(key, value) for key, value in attributes.items() if value is not None and value is not False
+    )
     if name in _VOID:
         return Html(f"<{name}{start}>")
     return Html(f"<{name}{start}>{join(content)}</{name}>")
@@ -60,9 +65,10 @@ def _attribute(key: str, value: Attribute) -> str:
 
 def _printable(text: str) -> str:
     """Without what HTML can't hold: control characters, and halves of surrogate pairs."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter in "\n\t" or not (ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000) else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
-    )
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    code = ord(letter)
+    held = letter in "\n\t" or (code >= 32 and not 0xD800 <= code < 0xE000)
+    return letter if held else "\N{REPLACEMENT CHARACTER}"

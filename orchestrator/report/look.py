@@ -339,9 +339,7 @@ def _hard(before: Encoder, after: Encoder, drawn: Drawn) -> HardNegatives:
     )
 
 
-def _to_queries(
-    encoder: Encoder, queries: list[str], documents: list[str], counts: list[int]
-) -> NDArray[np.float64]:
+def _to_queries(encoder: Encoder, queries: list[str], documents: list[str], counts: list[int]) -> NDArray[np.float64]:
     """The cosine of each document to its query; counts: documents of each query."""
     asked = np.repeat(encoder.texts(queries, BATCH, "query"), counts, axis=0)
     cosines: NDArray[np.float64] = (asked.astype(np.float64) * encoder.texts(documents, BATCH, "document")).sum(1)

@@ -7,9 +7,11 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.report.charts import COLORS, data_table, histogram
+from orchestrator.report.bars import histogram
+from orchestrator.report.charts import COLORS
 from orchestrator.report.html import Html, join, tag
 from orchestrator.report.scale import Scale
+from orchestrator.report.tables import data_table
 
 if TYPE_CHECKING:
     from orchestrator.report.look import Grid, HardNegatives, Item, Look, Neighbour
@@ -35,18 +37,29 @@ def embedding_map(look: Look) -> Html:
     for point in points:
         side = sides.index(point.side)
         at = (x(point.x), y(point.y))
-        shape = f"M{at[0] - 4},{at[1]}a4,4 0 1,0 8,0a4,4 0 1,0 -8,0" if side == 0 else f"M{at[0] - 4},{at[1] - 4}h8v8h-8Z"
+        shape = (
+            f"M{at[0] - 4},{at[1]}a4,4 0 1,0 8,0a4,4 0 1,0 -8,0" if side == 0 else f"M{at[0] - 4},{at[1] - 4}h8v8h-8Z"
+        )
         marks.append(tag("path", d=shape, class_=f"dot c{side % COLORS}"))
         hover.append([*at, point.side, _cut(point.item.text), _data(point.item.image) or ""])
     rows = [(point.side, _cut(point.item.text), f"{point.x:.3f}, {point.y:.3f}") for point in points]
-    legend = [tag("li", tag("span", "●" if side == 0 else "■", class_=f"sign ink{side}"), name) for side, name in enumerate(sides)]
+    legend = [
+        tag("li", tag("span", "●" if side == 0 else "■", class_=f"sign ink{side}"), name)
+        for side, name in enumerate(sides)
+    ]
     gap = f" The gap between the means of both sides, {look.map.gap:.2f}, is taken out." if len(sides) > 1 else ""
     return tag(
         "figure",
         tag("figcaption", "Embeddings in two dimensions"),
         tag(
             "div",
-            tag("svg", marks, tag("circle", class_="ring", r=8), viewBox=f"0 0 {MAP_WIDTH} {MAP_HEIGHT}", aria_hidden="true"),
+            tag(
+                "svg",
+                marks,
+                tag("circle", class_="ring", r=8),
+                viewBox=f"0 0 {MAP_WIDTH} {MAP_HEIGHT}",
+                aria_hidden="true",
+            ),
             class_="plot map",
             data_points=json.dumps(hover, separators=(",", ":")),
             tabindex="0",
@@ -80,7 +93,7 @@ def hard_negatives(hard: HardNegatives) -> Html:
         )
         for place, when in enumerate(("Before training", "After"))
     ]
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for query, answer, others in hard.rows:
         rows.append((_cut(query), tag("b", "✓ ", _cut(answer.text)), f"{answer.before:.3f}", f"{answer.after:.3f}"))
         rows += [("", _cut(other.text), f"{other.before:.3f}", f"{other.after:.3f}") for other in others]
@@ -92,21 +105,30 @@ def hard_negatives(hard: HardNegatives) -> Html:
                 f"with the first weights, and {after:.0%} have with the checkpoint's.",
             ),
             tag("div", charts, class_="charts"),
-            data_table(("query", "document", "cosine before", "after"), rows, caption="Queries with ✓ document and hard negatives"),
+            data_table(
+                ("query", "document", "cosine before", "after"),
+                rows,
+                caption="Queries with ✓ document and hard negatives",
+            ),
         ]
     )
 
 
 def _grid(grid: Grid) -> Html:
     title = f"{grid.one} → {grid.other}"
-    share = "" if math.isnan(grid.first_is_match) else f": the nearest belongs to {grid.first_is_match:.0%} of the queries"
+    share = (
+        "" if math.isnan(grid.first_is_match) else f": the nearest belongs to {grid.first_is_match:.0%} of the queries"
+    )
     most = max((len(found) for _, found in grid.rows), default=0)
-    head = tag("tr", tag("th", grid.one, scope="col"), [tag("th", f"{place + 1}.", scope="col") for place in range(most)])
+    head = tag(
+        "tr", tag("th", grid.one, scope="col"), [tag("th", f"{place + 1}.", scope="col") for place in range(most)]
+    )
     body = [
-        tag("tr", tag("th", _item(query), scope="row"), [_neighbour(each) for each in found]) for query, found in grid.rows
+        tag("tr", tag("th", _item(query), scope="row"), [_neighbour(each) for each in found])
+        for query, found in grid.rows
     ]
     table = tag("table", tag("caption", title + share), tag("thead", head), tag("tbody", body), class_="grid")
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=title)
+    return tag("div", table, class_="scroll whole", tabindex="0", role="region", aria_label=title)
 
 
 def _neighbour(neighbour: Neighbour) -> Html:

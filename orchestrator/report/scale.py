@@ -1,8 +1,8 @@
 """From numbers to places on a chart, and to words. Pure.
 
-    Scale.over([0.2, 4.9], 0, 400)      values -> pixels, both ends at round numbers
-    ticks(0.2, 4.9)                     [1.0, 2.0, 3.0, 4.0]
-    thin(points, 300)                   a long series as a short one
+Scale.over([0.2, 4.9], 0, 400)      values -> pixels, both ends at round numbers
+ticks(0.2, 4.9)                     [1.0, 2.0, 3.0, 4.0]
+thin(points, 300)                   a long series as a short one
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def number(value: float | None) -> str:
     """As people read it: four digits that count, and thousands apart."""
     if value is None or not math.isfinite(value):
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.4g}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 and abs(value) < 1e12 else f"{value:.2e}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def time_spent(
         saving=saving,
         between=sum(
             max(0.0, later.began - earlier.ended)
-            for earlier, later in zip(attempts, attempts[1:], strict=False)
+            for earlier, later in itertools.pairwise(attempts)
             if earlier.ended is not None
         ),
         evaluating=_evaluating(events, now),

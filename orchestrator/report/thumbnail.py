@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from workers.data.resize import resize

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.report.charts import data_table
 from orchestrator.report.html import Html, join, tag
 from orchestrator.report.record import RunRecord
 from orchestrator.report.scale import Scale, duration, number, ticks
+from orchestrator.report.tables import data_table
 
 WIDTH, _LEFT, _ROW = 920, 96, 22
 ATTEMPTS_SHOWN = 40

@@ -12,15 +12,13 @@ from orchestrator.report.page import Reported, page
 from orchestrator.report.record import read_record
 from workers.storage import Storage, join
 
-NO_MODEL = "Left out by --no-model."
 
-
-def write_report(ledgers: Sequence[Ledger], out: str | None, s3: S3 | None, *, model: bool = True) -> str:
+def write_report(ledgers: Sequence[Ledger], out: str | None = None, s3: S3 | None = None, *, no_model: str = "") -> str:
     """Writes the report of one run, or of several in one, and returns its URI.
 
     out: URI; None: report.html in the run directory, of several runs comparison.html in that of the first. s3: how S3
-    is reached for models and data, in place of the specs'. model: also what needs one; where that fails the page says
-    why.
+    is reached for models and data, in place of the specs'. no_model: why what needs a model is left out,
+    if it is to be; where it fails, the page says why.
 
     Raises UsageError: no run, or one run twice; RunDirectoryError, StorageError.
     """
@@ -28,17 +26,17 @@ def write_report(ledgers: Sequence[Ledger], out: str | None, s3: S3 | None, *, m
     for place, uri in enumerate(uris):
         if uri in uris[:place]:
             raise UsageError(f"{uri} is named twice. Name each run once.")
-    reported = [_reported(ledger, s3, model=model) for ledger in ledgers]
+    reported = [_reported(ledger, s3, no_model) for ledger in ledgers]
     out = out or join(uris[0], "report.html" if len(uris) == 1 else "comparison.html")
     storage = ledgers[0].storage if out.startswith("s3://") else Storage()
     storage.write(out, page(reported).encode())
     return out
 
 
-def _reported(ledger: Ledger, s3: S3 | None, *, model: bool) -> Reported:
+def _reported(ledger: Ledger, s3: S3 | None, no_model: str) -> Reported:
     record = read_record(ledger)
-    if not model:
-        return Reported(record, None, NO_MODEL)
+    if no_model:
+        return Reported(record, None, no_model)
     try:
         from orchestrator.report.look import look  # torch
 

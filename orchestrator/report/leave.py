@@ -1,0 +1,27 @@
+"""What a run leaves behind of itself: its report, without what needs the model."""
+
+from __future__ import annotations
+
+import contextlib
+
+from orchestrator.ledger import Ledger
+from orchestrator.report.write import write_report
+from orchestrator.within import within
+
+SECONDS = 10.0
+"""How long the end of a run waits for it."""
+LARGEST_METRICS = 256 << 20
+"""Bytes of metrics, of some 600,000 steps: those of more are left to `tandem report`, on another machine's memory."""
+NO_MODEL = "Left out: the run wrote this page itself, and loads no model for it. tandem report RUN adds this."
+
+
+def leave_report(ledger: Ledger) -> None:
+    """Writes it. Never fails, and never takes long: it is not worth a run."""
+    within(SECONDS, lambda: _leave(ledger))
+
+
+def _leave(ledger: Ledger) -> None:
+    with contextlib.suppress(Exception):
+        size = sum(info.size for info in ledger.storage.list(ledger.run.metrics))
+        if size <= LARGEST_METRICS:
+            write_report([ledger], no_model=NO_MODEL)
