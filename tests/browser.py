@@ -74,7 +74,7 @@ class Browser:
         self._events.clear()
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        self._call("Emulation.setEmulatedMedia", media="", features=[scheme])
         self._call("Page.navigate", url=file.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
@@ -93,6 +93,10 @@ class Browser:
         """Presses a key, such as ArrowRight."""
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def print_media(self) -> None:
+        """Shows the page as it is printed, until the next one is opened."""
+        self._call("Emulation.setEmulatedMedia", media="print")
 
     def screenshot(self, file: Path) -> None:
         """Of the window."""

@@ -23,7 +23,7 @@ class Html(str):
     __slots__ = ()
 
 
-Content: TypeAlias = str | None | Iterable["Content"]
+Content: TypeAlias = "str | Iterable[Content] | None"
 """What stands in an element: text or markup, nothing, or several of them."""
 
 

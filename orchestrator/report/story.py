@@ -81,7 +81,7 @@ def attempts_of(events: Sequence[dict[str, Any]], steps: Sequence[Step], *, is_g
         last_of[step.attempt] = max(step, last_of.get(step.attempt, step), key=lambda each: each.step)
     began = [place for place, event in enumerate(events) if event["event"] == "attempt_started"]
     found = []
-    for place, until in zip(began, [*began[1:], len(events)], strict=True):
+    for place, until in itertools.pairwise([*began, len(events)]):
         start, behind = events[place], events[place + 1 : until]
         newest = last_of.get(start["attempt"])
         ended, end, cause = _end(start, behind, newest, is_going=is_going and until == len(events))
