@@ -98,10 +98,11 @@ def specs(runs: Sequence[Named]) -> Html:
             if len({spec.get(name) for spec in specs}) > 1
         ]
         parts.append(data_table(("field", *(run.label for run in runs)), rows, caption="Where the specs differ"))
+    heading = "h3" if len(runs) == 1 else "h4"
     for run in runs:
-        plan = data_table(("what", "value"), list(_leaves(run.record.facts)), caption="Plan")
+        plan = data_table(("what", "value"), list(_leaves(run.record.facts)))
         spec = tag("pre", run.record.spec_text, tabindex="0", aria_label="spec.yaml")
-        parts.append(under(run, runs, join([tag("h3", "spec.yaml"), spec, tag("h3", "Plan"), plan])))
+        parts.append(under(run, runs, join([tag(heading, "spec.yaml"), spec, tag(heading, "Plan"), plan])))
     return join(parts)
 
 

@@ -145,7 +145,7 @@ def _item(item: Item) -> Html:
     text = _cut(item.text)
     if item.image is None:
         return tag("span", text, class_="words")
-    picture = tag("img", src=_data(item.image), alt=text or "an image", loading="lazy", width=64, height=64)
+    picture = tag("img", src=_data(item.image), alt=text or "an image", width=64, height=64)
     return join([picture, tag("span", text, class_="words") if text else None])
 
 

@@ -95,9 +95,13 @@ def _id(name: str) -> str:
 
 
 def _labels(runs: Sequence[Reported]) -> list[str]:
-    """Names of the runs; where two are equal, URIs."""
-    names = [run.record.name for run in runs]
-    return names if len(set(names)) == len(names) else [run.record.uri for run in runs]
+    """Names of the runs; where two are equal, with as many of the folders above them as tell them apart."""
+    parts = [run.record.uri.split("/") for run in runs]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [run.record.uri for run in runs]
 
 
 # --- sections of several parts -------------------------------------------------------------------------

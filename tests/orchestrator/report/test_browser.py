@@ -99,3 +99,10 @@ def test_dark_narrow_and_printed(browser: Browser, file: Path) -> None:
     assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
     browser.print_media()
     assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_a_printed_page_is_not_cut_off(browser: Browser, file: Path) -> None:
+    browser.open(file, width=750)  # A4 without its margins
+    browser.print_media()
+    assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.value("document.querySelector('pre').scrollHeight <= document.querySelector('pre').clientHeight")

@@ -82,6 +82,8 @@ def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     charts = [attributes["data-chart"] or "" for _, attributes in page.elements if "data-chart" in attributes]
     loss = next(chart for chart in charts if '"2.9"' in chart)
     assert loss.index('"one"') < loss.index('"other"')
+    namesake = write_images_run(tmp_path / "again", "one")
+    assert "2 runs: " + tmp_path.name + "/one, again/one" in page_at(write_report([one, namesake], no_model="-")).text
     with pytest.raises(UsageError, match=r"one is named twice\. Name each run once"):
         write_report([one, one])
 

@@ -1,0 +1,24 @@
+"""What is in the tree is in the wheel."""
+
+from __future__ import annotations
+
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+def test_every_package_and_all_that_it_needs_besides_python_is_listed() -> None:
+    packages = {str(file.parent.relative_to(ROOT)).replace("/", ".") for file in sources("__init__.py")}
+    assert packages == set(SETTINGS["packages"])
+    for file in sources("*"):
+        if file.suffix not in (".py", ".md", ".pyc") and file.is_file():
+            package = str(file.parent.relative_to(ROOT)).replace("/", ".")
+            patterns = SETTINGS["package-data"].get(package, [])
+            assert any(fnmatch(file.name, pattern) for pattern in patterns), file
+
+
+def sources(name: str) -> list[Path]:
+    return [file for root in ("jobspecs", "workers", "orchestrator") for file in (ROOT / root).rglob(name)]
