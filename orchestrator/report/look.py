@@ -20,11 +20,10 @@ from jobspecs.job import JobSpec
 from jobspecs.storage import S3
 from orchestrator.find_checkpoint import FoundCheckpoint, find_checkpoint
 from orchestrator.report import geometry
+from orchestrator.report.hard import HardNegatives, hard_negatives, why_not
 from orchestrator.report.thumbnail import thumbnail
-from workers.data.tokenize import Tokenizer
 from workers.evaluate.encode import Encoder
 from workers.evaluate.sample import Drawn, draw
-from workers.models.build import build
 from workers.trained import load_trained
 
 SAMPLES = 384
@@ -32,8 +31,6 @@ SAMPLES = 384
 BATCH = 64
 QUERIES, NEIGHBOURS = 8, 6
 """Rows and columns of a grid of neighbours."""
-WITH_NEGATIVES, NEGATIVES = 8, 4
-"""Queries whose hard negatives are shown, and how many of each, at most."""
 
 
 @dataclass(frozen=True)
@@ -91,29 +88,6 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A text and its cosine to the query, with the first weights and with the checkpoint's."""
-
-    text: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class HardNegatives:
-    """Queries, their answers and their hard negatives, before training and after."""
-
-    rows: list[tuple[str, Compared, list[Compared]]]
-    """(query, its document, its negatives, nearest first)."""
-    beaten: tuple[float, float]
-    """Share of the queries whose document is nearer than all of their negatives, before and after."""
-    queries: int
-    positives: tuple[list[float], list[float]]
-    """Shares of cosines in equal bins of [-1, 1], before and after."""
-    negatives: tuple[list[float], list[float]]
-
-
-@dataclass(frozen=True)
 class Look:
     """What the model makes of its samples."""
 
@@ -149,7 +123,11 @@ def look(uri: str, s3: S3 | None) -> Look:
     owners = list(drawn.texts.values())
     grids = [_grid(one, other, sides, items, owners) for one, other in _directions(list(sides))]
     positives, negatives = _similarities(sides, owners)
-    hard, missing = _hard_or_why(found, trained.tokenizers, encoder, drawn)
+    hard, fault = None, None
+    try:
+        hard = hard_negatives(found, trained.tokenizers, encoder, drawn, SAMPLES)
+    except TandemError as error:  # of the training data, which the rest does without
+        fault = error
     return Look(
         step=found.manifest.step,
         samples=len(drawn),
@@ -159,7 +137,7 @@ def look(uri: str, s3: S3 | None) -> Look:
         positives=positives,
         negatives=negatives,
         hard=hard,
-        hard_missing=missing,
+        hard_missing=why_not(found, fault),
     )
 
 
@@ -282,65 +260,3 @@ def _similarities(
     cosines = geometry.cosines(one, other)
     everyone = range(len(one))
     return geometry.shares(cosines.diagonal()), geometry.shares(cosines[~_belong(owners, everyone, everyone)])
-
-
-# --- hard negatives -----------------------------------------------------------------------------------
-
-
-def _hard_or_why(
-    found: FoundCheckpoint, tokenizers: dict[str, Tokenizer], encoder: Encoder, drawn: Drawn
-) -> tuple[HardNegatives | None, str]:
-    spec = found.spec
-    if spec.data.negatives is None:
-        return None, ""
-    try:
-        if not any(drawn.negatives):
-            urls = [url for source in spec.data.sources for url in source.urls]
-            drawn = draw(found.storage, spec.data, urls, SAMPLES)
-        if not any(drawn.negatives):
-            return None, f"no sample that was looked at has a {spec.data.negatives.column}."
-        first = build(spec.model, spec.data, spec.objective, spec.seed, tokenizers)
-        return _hard(Encoder(spec.data, found.storage, tokenizers, first), encoder, drawn), ""
-    except TandemError as error:
-        return None, str(error)
-
-
-def _hard(before: Encoder, after: Encoder, drawn: Drawn) -> HardNegatives:
-    """Of the samples that have negatives."""
-    asking = [number for number, texts in enumerate(drawn.negatives) if texts]
-    rows: list[tuple[str, Compared, list[Compared]]] = []
-    texts = [drawn.texts["query"][number] for number in asking]
-    answers = [[drawn.texts["document"][number], *drawn.negatives[number][:NEGATIVES]] for number in asking]
-    flat = [text for each in answers for text in each]
-    cosines = [_to_queries(encoder, texts, flat, [len(each) for each in answers]) for encoder in (before, after)]
-    start = 0
-    for query, documents in zip(texts, answers, strict=True):
-        compared = [
-            Compared(text, float(cosines[0][start + place]), float(cosines[1][start + place]))
-            for place, text in enumerate(documents)
-        ]
-        rows.append((query, compared[0], sorted(compared[1:], key=lambda each: -each.after)))
-        start += len(documents)
-    return HardNegatives(
-        rows=[rows[number] for number in geometry.chosen(len(rows), WITH_NEGATIVES)],
-        beaten=(
-            float(np.mean([positive.before > max(each.before for each in others) for _, positive, others in rows])),
-            float(np.mean([positive.after > max(each.after for each in others) for _, positive, others in rows])),
-        ),
-        queries=len(rows),
-        positives=(
-            geometry.shares(np.array([positive.before for _, positive, _ in rows])),
-            geometry.shares(np.array([positive.after for _, positive, _ in rows])),
-        ),
-        negatives=(
-            geometry.shares(np.array([each.before for _, _, others in rows for each in others])),
-            geometry.shares(np.array([each.after for _, _, others in rows for each in others])),
-        ),
-    )
-
-
-def _to_queries(encoder: Encoder, queries: list[str], documents: list[str], counts: list[int]) -> NDArray[np.float64]:
-    """The cosine of each document to its query; counts: documents of each query."""
-    asked = np.repeat(encoder.texts(queries, BATCH, "query"), counts, axis=0)
-    cosines: NDArray[np.float64] = (asked.astype(np.float64) * encoder.texts(documents, BATCH, "document")).sum(1)
-    return cosines

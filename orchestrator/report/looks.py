@@ -14,7 +14,8 @@ from orchestrator.report.scale import Scale
 from orchestrator.report.tables import data_table
 
 if TYPE_CHECKING:
-    from orchestrator.report.look import Grid, HardNegatives, Item, Look, Neighbour
+    from orchestrator.report.hard import HardNegatives
+    from orchestrator.report.look import Grid, Item, Look, Neighbour
 
 MAP_WIDTH, MAP_HEIGHT = 920, 460
 LONGEST = 300
@@ -84,34 +85,29 @@ def similarities(look: Look) -> list[Html]:
 
 def hard_negatives(hard: HardNegatives) -> Html:
     """Before training and after: how far the answers are above what looks like them."""
-    before, after = hard.beaten
-    charts = [
-        histogram(
-            f"{when}: documents of the queries, and their hard negatives",
-            len(hard.positives[place]),
-            [("documents", hard.positives[place], 0), ("hard negatives", hard.negatives[place], 1)],
+    told, shares = [], {"Before training": [("documents", hard.documents.before, 0)]}
+    shares["After"] = [("documents", hard.documents.after, 0)]
+    for color, origin in enumerate(hard.origins, 1):
+        name = f"hard negatives{origin.name and f' of {origin.name}'}"
+        before, after = origin.beaten
+        told.append(
+            f"Of {origin.queries} queries, {before:.0%} had their document nearer than all of their {name} by the first "
+            f"weights, and {after:.0%} have by the checkpoint's."
         )
-        for place, when in enumerate(("Before training", "After"))
+        shares["Before training"].append((name, origin.cosines.before, color))
+        shares["After"].append((name, origin.cosines.after, color))
+    charts = [
+        histogram(f"{when}: cosines to the queries", len(hard.documents.before), each) for when, each in shares.items()
     ]
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, str, str, str, str]] = []
     for query, answer, others in hard.rows:
-        rows.append((_cut(query), tag("b", "✓ ", _cut(answer.text)), f"{answer.before:.3f}", f"{answer.after:.3f}"))
-        rows += [("", _cut(other.text), f"{other.before:.3f}", f"{other.after:.3f}") for other in others]
-    return join(
-        [
-            tag(
-                "p",
-                f"Of {hard.queries} queries, {before:.0%} had their document nearer than all of their hard negatives "
-                f"with the first weights, and {after:.0%} have with the checkpoint's.",
-            ),
-            tag("div", charts, class_="charts"),
-            data_table(
-                ("query", "document", "cosine before", "after"),
-                rows,
-                caption="Queries with ✓ document and hard negatives",
-            ),
-        ]
-    )
+        mark = tag("b", "✓ ", _cut(answer.text))
+        rows.append((_cut(query), mark, "its document", f"{answer.before:.3f}", f"{answer.after:.3f}"))
+        for each in others:
+            rows.append(("", _cut(each.text), each.origin or "negative", f"{each.before:.3f}", f"{each.after:.3f}"))
+    head = ("query", "document", "what", "cosine before", "after")
+    table = data_table(head, rows, caption="Queries with ✓ document and hard negatives")
+    return join([[tag("p", line) for line in told], tag("div", charts, class_="charts"), table])
 
 
 def _grid(grid: Grid) -> Html:

@@ -38,6 +38,8 @@ class Drawn:
     """n of each text column, by its name."""
     negatives: list[list[str]]
     """Of each sample, those in its tar; none where the spec has none."""
+    places: list[tuple[str, int]]
+    """Of each sample: URI of its tar, and number in it."""
     skipped: int
 
     def __len__(self) -> int:
@@ -52,6 +54,7 @@ def draw(storage: Storage, data: Data, urls: Sequence[str], count: int) -> Drawn
     images: list[NDArray[np.uint8]] = []
     texts: dict[str, list[str]] = {name: [] for name in data.texts}
     negatives: list[list[str]] = []
+    places: list[tuple[str, int]] = []
     skipped = 0
     for shard, most in zip(opened, _shares(count, len(opened)), strict=True):
         for sample in itertools.islice(read_unindexed(storage, shard, columns), most):
@@ -66,9 +69,10 @@ def draw(storage: Storage, data: Data, urls: Sequence[str], count: int) -> Drawn
             for name, text in own.items():
                 texts[name].append(text)
             negatives.append(others)
+            places.append((shard.uri, sample.place))
     size = 0 if data.image is None else data.image.size
     stacked = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    return Drawn(None if data.image is None else stacked, texts, negatives, skipped)
+    return Drawn(None if data.image is None else stacked, texts, negatives, places, skipped)
 
 
 def _spread(there: int, most: int) -> list[int]:

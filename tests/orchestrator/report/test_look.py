@@ -11,7 +11,7 @@ import pytest
 from jobspecs.errors import DataError, UsageError
 from orchestrator.find_checkpoint import find_checkpoint
 from orchestrator.report import geometry, look
-from tests.orchestrator.report.told_run import HOSTILE, write_images_run, write_pairs_run
+from tests.orchestrator.report.told_run import HOSTILE, write_images_run, write_pairs_run, write_version
 from workers.evaluate.encode import Encoder
 
 
@@ -48,7 +48,8 @@ def test_hard_negatives_before_training_and_after(tmp_path: Path) -> None:
     assert [(grid.one, grid.other) for grid in seen.grids] == [("query", "document")]
     hard = seen.hard
     assert hard is not None
-    assert hard.queries == 8  # the fifth has none
+    (origin,) = hard.origins
+    assert (origin.name, origin.queries) == ("", 8)  # the fifth has none
     found = find_checkpoint(ledger.run.uri)
     encoder = Encoder.of_checkpoint(found.spec, found.run, found.uri)
     for query, answer, others in hard.rows:
@@ -61,6 +62,21 @@ def test_hard_negatives_before_training_and_after(tmp_path: Path) -> None:
         np.testing.assert_allclose(cosines, documents @ asked, atol=1e-5)
         assert others[0].after >= others[1].after
     assert any(not math.isclose(answer.before, answer.after) for _, answer, _ in hard.rows)
+
+
+def test_hard_negatives_of_a_job_that_mines_are_those_of_its_first_and_newest_version(tmp_path: Path) -> None:
+    ledger = write_pairs_run(tmp_path, "mining: {every_steps: 2}")
+    assert look.look(ledger.run.uri, None).hard_missing == "None is mined yet."
+    for version in (1, 2, 3):
+        write_version(ledger, version, {place: [f"mined {version} for {place}"] for place in range(9) if place != 2})
+    hard = look.look(ledger.run.uri, None).hard
+    assert hard is not None
+    assert [(origin.name, origin.queries) for origin in hard.origins] == [("version 1", 8), ("version 3", 8)]
+    for query, answer, others in hard.rows:
+        number = query.split()[1]
+        assert answer.text == f"answer {number}"
+        told = {(other.origin, other.text) for other in others}
+        assert told == {(f"version {version}", f"mined {version} for {number}") for version in (1, 3)}
 
 
 def test_a_run_without_a_checkpoint_or_data_says_so(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from orchestrator.ledger import Ledger
 from tests.workers.checkpoints import write_untrained_run
 from tests.workers.tiny_job import SPEC, index_of, scans
 from workers.data.index_file import to_parquet
+from workers.data.negatives import NegativesTable, TableFile, content_hash
+from workers.data.negatives import to_parquet as to_negatives
 from workers.data.tokenize import byte_tokenizer
 from workers.run import PartsWriter, RunDirectory
 from workers.storage import Storage
@@ -75,8 +77,7 @@ def write_images_run(folder: Path, name: str = "told") -> Ledger:
     spec = loads(SPEC % data)
     ledger = _write(folder / name, spec, ("text",))
     storage, run = ledger.storage, ledger.run
-    for index in index_of(spec, storage):
-        storage.write(run.index(index.source), to_parquet(index))
+    _write_indexes(ledger)
     for attempt, steps in ((1, (1, 2, 3, 4)), (2, (4, 5)), (3, (6, 7))):
         metrics(ledger, attempt, *steps)
     bad = PartsWriter(storage, run.bad_samples, "a00001-r00000-")
@@ -90,8 +91,8 @@ def write_images_run(folder: Path, name: str = "told") -> Ledger:
     return ledger
 
 
-def write_pairs_run(folder: Path) -> Ledger:
-    """A run of queries and documents with hard negatives."""
+def write_pairs_run(folder: Path, more: str = "") -> Ledger:
+    """A run of queries and documents with hard negatives. more: lines of its spec."""
     samples = [
         {
             "query.txt": f"question {number}".encode(),
@@ -102,7 +103,23 @@ def write_pairs_run(folder: Path) -> Ledger:
     ]
     del samples[4]["negatives.json"]
     write_tar(folder / "pairs" / "0.tar", samples)
-    return _write(folder / "pairs-run", loads(PAIRS % (folder / "pairs")), ("query", "document"))
+    ledger = _write(folder / "pairs-run", loads(PAIRS % (folder / "pairs") + more), ("query", "document"))
+    _write_indexes(ledger)
+    return ledger
+
+
+def write_version(ledger: Ledger, version: int, negatives: dict[int, list[str]]) -> None:
+    """A version of mined negatives of the only shard."""
+    uri = ledger.run.negatives(version)
+    files = {"pairs": (TableFile("pairs/00000.parquet", content_hash(negatives)),)}
+    ledger.storage.write(f"{uri}/pairs/00000.parquet", to_negatives(negatives))
+    ledger.storage.write(f"{uri}/manifest.json", NegativesTable(uri, version, files).to_json())
+
+
+def _write_indexes(ledger: Ledger) -> None:
+    spec = loads(ledger.storage.read(ledger.run.spec).decode())
+    for index in index_of(spec, ledger.storage):
+        ledger.storage.write(ledger.run.index(index.source), to_parquet(index))
 
 
 def _write(folder: Path, spec: JobSpec, columns: tuple[str, ...]) -> Ledger:
