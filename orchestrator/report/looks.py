@@ -85,19 +85,20 @@ def similarities(look: Look) -> list[Html]:
 
 def hard_negatives(hard: HardNegatives) -> Html:
     """Before training and after: how far the answers are above what looks like them."""
-    told, shares = [], {"Before training": [("documents", hard.documents.before, 0)]}
-    shares["After"] = [("documents", hard.documents.after, 0)]
+    told = []
+    earlier, later = ([("documents", each, 0)] for each in (hard.documents.before, hard.documents.after))
     for color, origin in enumerate(hard.origins, 1):
         name = f"hard negatives{origin.name and f' of {origin.name}'}"
         before, after = origin.beaten
         told.append(
-            f"Of {origin.queries} queries, {before:.0%} had their document nearer than all of their {name} by the first "
-            f"weights, and {after:.0%} have by the checkpoint's."
+            f"Of {origin.queries} queries, {before:.0%} had their document nearer than all of their {name} by the "
+            f"first weights, and {after:.0%} have by the checkpoint's."
         )
-        shares["Before training"].append((name, origin.cosines.before, color))
-        shares["After"].append((name, origin.cosines.after, color))
+        earlier.append((name, origin.cosines.before, color))
+        later.append((name, origin.cosines.after, color))
     charts = [
-        histogram(f"{when}: cosines to the queries", len(hard.documents.before), each) for when, each in shares.items()
+        histogram(f"{when}: cosines to the queries", len(hard.documents.before), shares)
+        for when, shares in (("Before training", earlier), ("After", later))
     ]
     rows: list[tuple[str, str, str, str, str]] = []
     for query, answer, others in hard.rows:

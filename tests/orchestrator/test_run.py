@@ -206,6 +206,9 @@ def test_a_job_that_fails_says_why_and_what_is_kept(ray_cluster: None, digits: P
     bad = list(read_parts(ledger.storage, ledger.run.bad_samples))
     assert {sample["cause"] for sample in bad} == {"missing_column"}
     assert all(sample["uri"].endswith(".tar") and sample["key"] for sample in bad)
+    report = (tmp_path / "digits-clip" / "report.html").read_text()
+    assert "samples so far could not be used" in report
+    assert '<span class="state bad">failed</span>' in report
 
 
 def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_path: Path) -> None:
