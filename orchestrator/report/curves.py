@@ -41,7 +41,7 @@ def training(runs: Sequence[Named]) -> Html:
         line_chart(
             "Accuracy in the batch",
             [
-                Series(_of(run, runs), _checks(run.record, lambda h: h["accuracy"]), color)
+                Series(_of(run, runs), _checks(run.record, lambda check: check.get("accuracy")), color)
                 for color, run in enumerate(runs)
             ],
             note="Share of the queries whose positive beats all other candidates of the global batch.",
@@ -113,7 +113,7 @@ def health(runs: Sequence[Named]) -> Html:
         line_chart(
             "Alignment",
             [
-                Series(_of(run, runs), _checks(run.record, lambda h: h["alignment"]), color)
+                Series(_of(run, runs), _checks(run.record, lambda check: check.get("alignment")), color)
                 for color, run in enumerate(runs)
             ],
             note="Mean squared distance of positives, 0…4. Less is better.",
@@ -206,10 +206,10 @@ def _by_side(runs: Sequence[Named], name: str) -> list[Series]:
     """A line for each run and side."""
     lines: list[Series] = []
     for run in runs:
-        sides: dict[str, float] = next((step.health[name] for step in run.record.steps if step.health), {})
+        sides: dict[str, float] = next((step.health.get(name, {}) for step in run.record.steps if step.health), {})
         for side in sides:
             label = side if len(runs) == 1 else f"{run.label}: {side}"
-            points = [(step.step, step.health[name].get(side)) for step in run.record.steps if step.health]
+            points = [(step.step, step.health.get(name, {}).get(side)) for step in run.record.steps if step.health]
             lines.append(Series(label, points, len(lines)))
     return lines
 
@@ -239,4 +239,4 @@ def _evaluation(name: str, runs: Sequence[Named]) -> Html | None:
 
 
 def _interval(ends: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (ends[0], ends[1])
+    return (ends[0], ends[1]) if ends is not None and all(map(math.isfinite, ends)) else None

@@ -10,8 +10,8 @@ from orchestrator.within import within
 
 SECONDS = 10.0
 """How long the end of a run waits for it."""
-LARGEST_METRICS = 256 << 20
-"""Bytes of metrics, of some 600,000 steps: those of more are left to `tandem report`, on another machine's memory."""
+LARGEST_METRICS = 64 << 20
+"""Bytes of metrics, of some 150,000 steps, which take 2 s and 250 MB: those of more are left to `tandem report`."""
 NO_MODEL = "Left out: the run wrote this page itself, and loads no model for it. tandem report RUN adds this."
 
 

@@ -10,8 +10,14 @@ import pytest
 
 from jobspecs.errors import DataError, UsageError
 from orchestrator.find_checkpoint import find_checkpoint
-from orchestrator.report import geometry, look
-from tests.orchestrator.report.told_run import HOSTILE, write_images_run, write_pairs_run, write_version
+from orchestrator.report import geometry, look, looks
+from tests.orchestrator.report.told_run import (
+    HOSTILE,
+    write_images_run,
+    write_pairs_run,
+    write_two_view_run,
+    write_version,
+)
 from workers.evaluate.encode import Encoder
 
 
@@ -40,6 +46,19 @@ def test_neighbours_and_map_of_images_and_captions(tmp_path: Path) -> None:
     assert HOSTILE in distinct
     assert len(seen.map.points) == 24 + len(distinct)
     assert sum(seen.positives) == pytest.approx(1)
+
+
+def test_images_alone_are_near_to_other_images(tmp_path: Path) -> None:
+    seen = look.look(write_two_view_run(tmp_path).run.uri, None)
+    (grid,) = seen.grids
+    assert (grid.one, grid.other) == ("image", "image")
+    assert math.isnan(grid.first_is_match)
+    for query, neighbours in grid.rows:
+        assert query.image not in [each.item.image for each in neighbours]
+        assert [each.cosine for each in neighbours] == sorted((each.cosine for each in neighbours), reverse=True)
+    assert (len(seen.map.points), seen.map.gap, seen.positives) == (24, 0, [])
+    looked = looks.neighbours(seen) + looks.embedding_map(seen)
+    assert looked.count("<img") == look.QUERIES * (1 + look.NEIGHBOURS)
 
 
 def test_hard_negatives_before_training_and_after(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 
 from jobspecs.errors import UsageError
 from jobspecs.storage import S3
+from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
 from orchestrator.report import leave, write
 from orchestrator.report.leave import leave_report
 from orchestrator.report.write import write_report
 from tests.orchestrator.command import tandem
-from tests.orchestrator.report.told_run import HOSTILE, write_images_run
+from tests.orchestrator.report.told_run import HOSTILE, result, write_images_run
 from workers.data.order import Layout
-from workers.run import RunDirectory, RunPlan
+from workers.run import PartsWriter, RunDirectory, RunPlan
 from workers.storage import Storage
 
 
@@ -110,6 +112,32 @@ def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     page = page_at(write_report([Ledger(storage, run)], no_model="not now"))
     for told in ("No data yet.", "No attempt has begun yet.", "No evaluation has a result yet.", "of: another version"):
         assert told in page.text, told
+
+
+def test_a_run_under_way_is_shown_as_it_stands(tmp_path: Path) -> None:
+    ledger = write_images_run(tmp_path)
+    lease = Lease(ledger.storage, ledger.run)
+    lease.take()
+    try:
+        ledger.event("attempt_started", "…", attempt=4, step=3, world_size=2)
+        ledger.event("run_started", "…")
+        page = page_at(write_report([ledger], no_model="not now"))
+    finally:
+        lease.give_back()
+    assert "running as of " in page.text
+    assert "call tandem report again for news" in page.text
+
+
+def test_numbers_that_are_none_leave_holes(tmp_path: Path) -> None:
+    ledger = write_images_run(tmp_path)
+    nan = float("nan")
+    told = result(5, nan) | {"interval": [nan, nan], "chance": nan}
+    ledger.storage.write(ledger.run.evaluation(5, "similar"), json.dumps(told).encode())
+    writer = PartsWriter(ledger.storage, ledger.run.metrics, "a00004-")
+    writer.append({"step": 7, "attempt": 4, "loss": None, "health": {"accuracy": None}})
+    writer.flush()
+    page = page_at(write_report([ledger], no_model="not now"))
+    assert "similar: similarity" in page.text
 
 
 def test_a_run_leaves_its_report_and_is_not_held_up_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,26 @@ training:
   schedule: {kind: cosine, warmup_steps: 2}
 """
 
+VIEWS = """
+apiVersion: tandem/v1
+name: views
+objective: {kind: two_view, loss: {kind: ntxent}, logit_scale: {init: 10, learnable: false}}
+data:
+  sources:
+    - {name: digits, urls: ["%s/*.tar"]}
+  image: {column: jpg, size: 32, views: 2, crop_scale: [0.5, 1.0]}
+  lanes: 4
+model:
+  image: {kind: transformer, width: 32, layers: 1, heads: 2, patch: 8}
+  embedding_dim: 16
+training:
+  global_batch: 8
+  steps: 7
+  precision: fp32
+  optimizer: {kind: adamw, learning_rate: 1e-3}
+  schedule: {kind: cosine, warmup_steps: 2}
+"""
+
 
 def write_tar(path: Path, samples: list[dict[str, bytes]]) -> None:
     """Members by extension of the samples 0, 1, …."""
@@ -89,6 +109,12 @@ def write_images_run(folder: Path, name: str = "told") -> Ledger:
     for step, value in ((3, 0.2), (7, 0.6)):
         storage.write(run.evaluation(step, "similar"), json.dumps(result(step, value)).encode())
     return ledger
+
+
+def write_two_view_run(folder: Path) -> Ledger:
+    """A run of images alone."""
+    write_tar(folder / "data" / "0.tar", digits(24))
+    return _write(folder / "views", loads(VIEWS % (folder / "data")), ())
 
 
 def write_pairs_run(folder: Path, more: str = "") -> Ledger:
