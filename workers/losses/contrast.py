@@ -36,18 +36,17 @@ from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_su
 from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER, Gradient, Queries, beats, rounding
 from workers.losses.rule import Rule
-from workers.losses.tiles import Tile, partners, positive_rows, tiles
+from workers.losses.tiles import Tile, partners, positive_rows, tile_bytes, tiles
 
 PLAIN_LOGIT = 70.0
 """Up to this logit, exponentials are taken without subtracting a maximum first: a million of exp(70) stay below
 fp32's largest number, exp(-70) has all its digits, and features of length 1 keep S within ± s. It saves half of the
 passes over a tile. Beyond it (s = 100 is CLIP's bound), each row and column subtracts its largest logit."""
 
-KEPT = 0.25
-"""How much memory the tiles have that are kept from the forward pass to the backward pass, which need not compute them
-again: this share of the travelling features', so that memory stays linear. All of S is kept where 4·R ≤ d, as many
-ranks have it. At 8,192 rows on four ranks (d = 512) a quarter, a half and the whole were equally fast within the noise
-of a CPU; at 16,384 the first takes 138 MiB, the last 164."""
+KEPT, KEPT_TILES = 0.25, 2
+"""How much memory the tiles may have that are kept from the forward pass to the backward pass, which then need not
+compute them again: this share of the travelling features', or so many tiles where that is more. So memory stays linear.
+All of S is kept where 4·R ≤ d, as with many ranks."""
 
 
 def contrast(
@@ -155,7 +154,7 @@ class _Contrast(Function):
         )
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
-        factored, kept = _is_factored(rule, plain=plain), _Kept(KEPT * G.nbytes)
+        factored, kept = _is_factored(rule, plain=plain), _Kept(max(KEPT * G.nbytes, KEPT_TILES * tile_bytes(G.device)))
         for tile in tiles(A, G, scale, pairs):
             of_row, of_column = _negatives(tile, limits)
             # Over the tile itself where nobody else asks for its logits: half the memory.

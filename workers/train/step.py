@@ -194,7 +194,7 @@ class ContrastiveStep:
         contrast = self._contrast
         rows = sides[contrast.resident].keys.size + world_size() * sides[contrast.travelling].keys.size
         return torch.empty(
-            4 * rows * self._width * 4 + 6 * tile_bytes(self._device), dtype=torch.uint8, device=self._device
+            4 * rows * self._width * 4 + 8 * tile_bytes(self._device), dtype=torch.uint8, device=self._device
         )
 
     def _encode(self, inputs: Inputs, *, keep: bool) -> _Encoded:

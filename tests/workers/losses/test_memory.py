@@ -127,7 +127,7 @@ def test_memory_is_linear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = 2 + 2 * (name == "infonce, hard negatives") + (name == "infonce, every option")
     for n in (512, 1024, 2048):
         # Two to three times the features: gradients, and the features times the scale. The matrix of 2,048 has 32 MiB.
-        assert watched(LOSSES[name](n, d)).peak < 3.5 * rows * n * d * FP64 + 8 * tile_bytes
+        assert watched(LOSSES[name](n, d)).peak < 3.5 * rows * n * d * FP64 + 10 * tile_bytes
 
 
 FACTORED = [name for name in LOSSES if "option" not in name and "siglip" not in name]
@@ -143,6 +143,7 @@ def test_kept_tiles_save_products(name: str, monkeypatch: pytest.MonkeyPatch) ->
     results, products = [], []
     for kept in (0.0, 1.0, 1000.0):
         monkeypatch.setattr(workers.losses.contrast, "KEPT", kept)
+        monkeypatch.setattr(workers.losses.contrast, "KEPT_TILES", 0)
         for leaf in leaves:
             leaf.grad = None
         products.append(watched(loss).products)
