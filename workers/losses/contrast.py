@@ -131,7 +131,7 @@ class _Kept:
         """Keeps those of the next tile, if there was and is room."""
         self._left -= sum(exponential.nbytes for exponential in exponentials)
         if self._left >= 0:
-            self._tiles.append(exponentials)
+            self._tiles.append([exponential.clone() for exponential in exponentials])
 
     def take(self) -> list[Tensor] | None:
         """Of the next tile in the same order, to be written over; None when all are taken."""

@@ -34,12 +34,15 @@ class Tile:
     _columns: Tensor
     """(c, d)."""
     _pairs: Pairs
+    _memory: Tensor
+    """(r, c): of all tiles of a walk."""
 
     def logits(self) -> Tensor:
-        """(r, c): S, NEVER where an entry is no negative of anybody. Computed anew: the caller may write over it."""
-        logits = self._scaled @ self._columns.T
-        _take_out(logits, self.rows, self.columns, self._pairs)
-        return logits
+        """(r, c): S, NEVER where an entry is no negative of anybody. Computed anew, into memory that the next tile
+        takes too: the caller may write over it."""
+        torch.mm(self._scaled, self._columns.T, out=self._memory)
+        _take_out(self._memory, self.rows, self.columns, self._pairs)
+        return self._memory
 
 
 def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
@@ -52,12 +55,15 @@ def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
     entries = tile_bytes(A.device) // A.element_size()
     height = max(2, min(R, 2 * math.isqrt(entries // 4)))
     width = max(2, min(C, entries // height))
+    # One piece of memory: an allocator that gets and gives back such pieces by the hundred holds several of them.
+    memory = A.new_empty(height * width)
     for top in range(0, R, height - height % 2):
         rows = slice(top, min(top + height - height % 2, R))
         scaled = A[rows] * scale
         for left in range(0, C, width - width % 2):
             columns = slice(left, min(left + width - width % 2, C))
-            yield Tile(rows, columns, scaled, G[columns], pairs)
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            yield Tile(rows, columns, scaled, G[columns], pairs, memory[: math.prod(shape)].view(shape))
 
 
 def tile_bytes(device: torch.device) -> int:
