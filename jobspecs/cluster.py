@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from jobspecs.base import Section, misplaced
+from jobspecs.kubernetes import Kubernetes
 from jobspecs.units import NonNegativeInt, PositiveInt, Seconds, SecondsOrNone, Timed
 
 
@@ -58,6 +59,8 @@ class Cluster(Section):
     """How long the job waits for nodes when there is room for fewer than the least number of workers."""
     grow_every_seconds: Seconds = 600.0
     """The job grows to new nodes after a commit, at most once in so long: each time costs a start."""
+    kubernetes: Kubernetes | None = None
+    """For `tandem render kubernetes`."""
 
     @property
     def min_workers(self) -> int:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import cli_jobs, spec_commands
+from orchestrator.cli_render import render
 from orchestrator.command import (
     DONE,
     FAILED,
@@ -51,6 +52,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Contrastive training on Ray clusters: one job spec, the same experiment on any cluster.",
 )
+
+app.add_typer(render, name="render")
 
 
 def main() -> None:

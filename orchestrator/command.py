@@ -48,6 +48,13 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
 
 
+class KubeRay(StrEnum):
+    """Which of KubeRay's objects runs a job."""
+
+    RAYJOB = "rayjob"
+    RAYCLUSTER = "raycluster"
+
+
 class Output(StrEnum):
     """How a command answers."""
 

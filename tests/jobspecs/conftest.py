@@ -114,6 +114,17 @@ FULL = {
         "evaluations.0.every_checkpoints=1",
         "stop={evaluation: held-out-digits, patience: 5}",
         "cluster.workers={min: 2, max: 8}",
+        """cluster.kubernetes=
+          image: registry/tandem:cuda
+          pull_secrets: [registry]
+          node_selector: {pool: spot}
+          tolerations: [{key: a}, {key: b, operator: Equal, value: c, effect: NoSchedule}]
+          secrets: [aws, hub]
+          service_account: trainer
+          token_secret: ray-token
+          claims: [{claim: datasets, path: /data}]
+          queue: research
+          monitoring_namespace: monitoring""",
     ),
     "two_view": (
         "objective.kind=two_view",

@@ -32,8 +32,8 @@ STYLES: dict[str, Callable[[Any], str]] = {
 }
 
 
-FREE = ("settings", "deepspeed")
-"""Mappings that may have any keys: transformers' and DeepSpeed's own. What is refused in them is told in
+FREE = ("settings", "deepspeed", "node_selector")
+"""Mappings that may have any keys: transformers', DeepSpeed's and Kubernetes' own. What is refused in them is told in
 test_model.py and test_deepspeed.py."""
 
 
@@ -85,6 +85,7 @@ OPTIONAL = re.compile(
     r"|evaluations\.\d\.(main|side|\w+\.field|label_files\.\d\.(templates|label_field))"
     r"|mining(\.(model|every_steps|corpus|max_similarity_to_positive\.(relative|absolute)))?"
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
+    r"|cluster\.kubernetes(\.(service_account|token_secret|queue|monitoring_namespace|tolerations\.\d\.\w+))?"
     r"|stop|evaluations\.\d\.(every_checkpoints|best_only|resources)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
@@ -204,6 +205,9 @@ REQUIRED = {
     "Health": {"kind", "name", "data"},
     "EvaluationData": {"urls"},
     "WorkerRange": {"min", "max"},
+    "Kubernetes": {"image"},
+    "Toleration": {"key"},
+    "Claim": {"claim", "path"},
 }
 """Keys that can't be left out, by section."""
 
