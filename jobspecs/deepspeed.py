@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
@@ -18,7 +18,6 @@ from jobspecs.training import Training
 PASSED_ON = (
     "comms_logger",
     "communication_data_type",
-    "csv_monitor",
     "disable_python_gc",
     "dump_state",
     "flops_profiler",
@@ -26,13 +25,12 @@ PASSED_ON = (
     "memory_breakdown",
     "prescale_gradients",
     "steps_per_print",
-    "tensorboard",
     "torch_autocast",
     "wall_clock_breakdown",
     "wandb",
     "zero_optimization",
 )
-"""Top-level keys that reach DeepSpeed."""
+"""Top-level keys that reach DeepSpeed. Its monitors that write files do so beside the run directory: they don't."""
 
 _DECIDED_BY = {
     "optimizer": "training.optimizer",
@@ -61,6 +59,9 @@ _NOT_OURS = (
     "elastic_checkpoint",
 )
 """Of `zero_optimization`: they place, split or round the state otherwise than checkpoints and updates expect."""
+
+_PATHS = ("output_path", "output_file", "nvme_path")
+"""Keys of what DeepSpeed would write beside the run directory, over whatever stands there."""
 
 
 def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> None:
@@ -92,6 +93,12 @@ def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> Non
             )
         if key in ("zero_optimization", "torch_autocast") and not isinstance(value, dict):
             raise misplaced(f"deepspeed.{key}", f"should be a mapping, `key: value`, given: {_short(value)}")
+    for path in _paths(section):
+        raise misplaced(
+            f"deepspeed.{path}",
+            "DeepSpeed writes no files of its own: a job writes into its run directory only",
+            "Take the key out; what DeepSpeed prints is in the workers' logs.",
+        )
     for key in _NOT_OURS:
         if _at(section, ["zero_optimization", key]) not in (None, False):
             raise misplaced(
@@ -99,6 +106,15 @@ def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> Non
                 f"zero_optimization.{key} is not supported",
                 "It places or rounds parameters and optimizer state otherwise than checkpoints need it.",
             )
+
+
+def _paths(section: Mapping[str, JsonValue]) -> Iterator[str]:
+    """Dotted paths of the files and folders that are named in `section`."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{path}" for path in _paths(value))
+        elif key in _PATHS and value is not None:
+            yield key
 
 
 def _owned(training: Training) -> dict[str, tuple[str, JsonValue]]:

@@ -14,17 +14,10 @@ import difflib
 import re
 from collections.abc import Mapping
 
+from jobspecs.redaction import is_secret_name, secret_in
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\})?")
 _WHOLE = re.compile(r"\$\{[^{}]*\}")
-_CREDENTIAL = re.compile(
-    r"SECRET|PASSW|PASSPHRASE|TOKEN(?!S|I)|CREDENTIAL|(API|ACCESS|PRIVATE|ENCRYPTION|SIGNING|AUTH|SSH)_?KEY|_PWD?$|_AUTH$",
-    re.IGNORECASE,
-)
-_CREDENTIAL_VALUE = re.compile(
-    r"(AKIA|ASIA)[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|(ghp|gho|ghs|github_pat|hf|sk|xox[abp]|glpat)[_-]\w{16,}"
-    r"|://[^/\s:@]*:[^/\s@]+@"
-)
-"""What some issuers' keys look like, and a password in a URL."""
 
 
 class EnvironmentFaultError(Exception):
@@ -65,7 +58,7 @@ def _value(match: re.Match[str], environment: Mapping[str, str]) -> str:
             "It is ${NAME} or ${NAME:-default}, without braces in it; write $${ for the characters themselves.",
             match.start(),
         )
-    if _CREDENTIAL.search(name):
+    if is_secret_name(name):
         raise EnvironmentFaultError(
             f"{name} looks like a credential, and a run records its spec with the values that it had",
             "Leave it in the environment: storage takes AWS's own variables, and other services theirs.",
@@ -82,7 +75,7 @@ def _value(match: re.Match[str], environment: Mapping[str, str]) -> str:
             f"{hint}Set it, or write ${{{name}:-default}}.",
             match.start(),
         )
-    if _CREDENTIAL_VALUE.search(value):
+    if secret_in(value):
         raise EnvironmentFaultError(
             f"the value of {name} looks like a credential, and a run records its spec",
             "Leave it in the environment: storage takes AWS's own variables, and other services theirs.",

@@ -18,10 +18,11 @@ All survive pickling (Ray carries them between processes): their arguments are p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import indent
 
 from jobspecs.places import Place
+from jobspecs.redaction import redacted
 
 
 class TandemError(Exception):
@@ -40,6 +41,8 @@ class Fault:
         12 |   global_batch: lots
            |                 ^
         the remedy
+
+    What was given may be a secret: it is blacked out.
     """
 
     place: Place
@@ -56,8 +59,9 @@ class Fault:
         return f"{self.place} ({self.path})" if named else str(self.place)
 
     def __str__(self) -> str:
-        below = "\n".join(filter(None, (self.place.shown(), self.remedy)))
-        return f"{self.where}: {self.message}" + (f"\n{indent(below, '    ')}" if below else "")
+        shown = replace(self.place, text=redacted(self.place.text)).shown()  # the whole line: it may be shown in part
+        below = "\n".join(filter(None, (shown, self.remedy)))
+        return redacted(f"{self.where}: {self.message}") + (f"\n{indent(below, '    ')}" if below else "")
 
 
 class SpecError(UsageError):

@@ -18,6 +18,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -29,8 +30,9 @@ from jobspecs.faults import faults_of, wants_text
 from jobspecs.job import JobSpec
 from jobspecs.overrides import lay_override
 from jobspecs.places import Place
+from jobspecs.redaction import secret_in
 from jobspecs.versions import migrate
-from jobspecs.yaml_places import Document, KeyPath, parse
+from jobspecs.yaml_places import Document, KeyPath, dotted, parse
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> JobSpec:
@@ -88,9 +90,23 @@ def _checked(document: Document, overrides: tuple[str, ...], environment: Mappin
         spec = _validated(document)
     except ValidationError as error:
         faults += faults_of(error, document)
+    secrets = _secrets(document, document.value)
+    faults = [fault for fault in faults if fault.path not in {secret.path for secret in secrets}] + secrets
     if faults:
         raise SpecError(_in_order(faults))
     return spec
+
+
+def _secrets(document: Document, value: Any, path: KeyPath = ()) -> list[Fault]:
+    """A fault for each text in `value`, which stands at `path`, with a secret in it."""
+    if isinstance(value, dict | list):
+        children = value.items() if isinstance(value, dict) else enumerate(value)
+        return [fault for key, child in children for fault in _secrets(document, child, (*path, key))]
+    kind = secret_in(value) if isinstance(value, str) else None
+    if kind is None:
+        return []
+    remedy = "Specs are kept and shown. Credentials come from the environment or the cloud's role: see SECURITY.md."
+    return [Fault(document.place(path), f"{kind} has no place in a spec", remedy, dotted(path))]
 
 
 def _in_order(faults: list[Fault]) -> tuple[Fault, ...]:

@@ -89,6 +89,12 @@ class _Config(Section):
             if name in self.settings:
                 raise misplaced(f"settings.{name}", f"{name!r} is not set here: {where}", "Leave it out.")
         for name in self.settings:
+            if name.startswith("_"):
+                raise misplaced(
+                    f"settings.{name}",
+                    f"{name!r} is none of the fields of a configuration",
+                    "Leave it out: transformers' own switches, of which some load code, are not reached from a spec.",
+                )
             if "drop" in name:
                 raise misplaced(
                     f"settings.{name}",

@@ -30,6 +30,9 @@ KeyPath = tuple[str | int, ...]
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 50
 """A spec is 5 deep; this bounds anchors that contain themselves."""
+_MAX_VALUES = 50_000
+_MAX_CHARACTERS = 10_000_000
+"""Of all values together: this bounds anchors that repeat each other, of which ten lines make billions."""
 
 
 @dataclass
@@ -64,6 +67,12 @@ class Document:
             for at in [at for at in known if at[: len(path)] == path]:
                 del known[at]
         self.broken -= {at for at in self.broken if at[: len(path)] == path}
+
+    def forget_one(self, path: KeyPath) -> None:
+        """Drops what is known of the place of a text or a number: there is nothing below it."""
+        for known in (self.entries, self.values, self.texts):
+            known.pop(path, None)  # type: ignore[attr-defined]
+        self.broken.discard(path)
 
     def take(self, other: Document, path: KeyPath, within: KeyPath) -> None:
         """The value at `within` of `other` stands at `path` from now on: what is known of it, here too."""
@@ -143,11 +152,16 @@ class _Reading:
     document: Document
     place: Callable[[yaml.Mark], Place]
     environment: Mapping[str, str]
+    values: int = 0
+    """That were made so far."""
+    characters: int = 0
+    """In them."""
 
     def value(self, node: yaml.Node, path: KeyPath, depth: int = 0) -> Any:
         """The value of `node`, which stands at `path`."""
         if depth > _MAX_DEPTH:
             raise _refused(node, "nested too deeply, or an anchor that contains itself")
+        self._count(node)
         self.document.entries.setdefault(path, self.place(node.start_mark))
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, path, depth)
@@ -160,6 +174,7 @@ class _Reading:
         for source in _merged(node):
             if depth > _MAX_DEPTH:
                 raise _refused(node, "an anchor that is merged into itself")
+            self._count(source)
             mapping |= self._mapping(source, path, depth + 1)
         own: set[str] = set()
         for key_node, value_node in node.value:
@@ -172,8 +187,10 @@ class _Reading:
             if key in own:
                 self._fault(place, at, "the key stands here twice", "Keep one.")
             own.add(key)
-            if at in self.document.entries:  # merged in, or the key stands here twice
+            if isinstance(mapping.get(key), dict | list):  # merged in, or the key stands here twice
                 self.document.forget(at)
+            elif key in mapping:
+                self.document.forget_one(at)
             if refers(key):
                 self._fault(place, at, "a key can't come from the environment", "Write the key out; values can.")
                 self.document.broken.add(at)
@@ -214,6 +231,13 @@ class _Reading:
         if tag != f"{_TAG}str":
             self.document.texts[path] = text
         return yaml.ScalarNode(tag, text, node.start_mark, node.end_mark)
+
+    def _count(self, node: yaml.Node) -> None:
+        """Counts what is made of `node`. Raises ConstructorError where it comes to too much."""
+        self.values += 1
+        self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self.values > _MAX_VALUES or self.characters > _MAX_CHARACTERS:
+            raise _refused(node, f"more than {_MAX_VALUES:,} values or {_MAX_CHARACTERS:,} characters in a spec")
 
     def _fault(self, place: Place, path: KeyPath, message: str, remedy: str) -> None:
         self.document.faults.append(Fault(place, message, remedy, dotted(path)))

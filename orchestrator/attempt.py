@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 from jobspecs.cluster import Cluster
+from jobspecs.redaction import black_out
 from orchestrator.beating import Beating
 from orchestrator.failure import AttemptFailedError
 from orchestrator.keep_log import KeepLog
@@ -84,6 +85,7 @@ def _worker(config: dict[str, Any]) -> Outcome:
         try:
             with Beating(config["beats"], rank):
                 return train(pickle.loads(config["task"]))
-        except BaseException:
+        except BaseException as error:
+            black_out(error)  # what is printed is kept, and Ray logs it
             traceback.print_exc()  # Ray Train tells it to the driver, and not to the rank's log
             raise

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from jobspecs.errors import TandemError
+from jobspecs.redaction import redacted
 
 if TYPE_CHECKING:
     from jobspecs.job import JobSpec
@@ -219,7 +220,7 @@ def told(code: int) -> Iterator[None]:
     try:
         yield
     except TandemError as error:
-        print(f"tandem: {error}", file=sys.stderr)
+        print(f"tandem: {redacted(str(error))}", file=sys.stderr)
         sys.exit(WRONG if isinstance(error, UsageError) else code)
     except KeyboardInterrupt:
         print("tandem: stopped at once; what was committed is kept", file=sys.stderr)

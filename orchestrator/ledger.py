@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any
 
 from jobspecs.errors import NotFoundError, UsageError
+from jobspecs.redaction import redacted
 from orchestrator.lease import live_driver
 from workers.run import PartsWriter, RunDirectory, RunPlan, committed_steps, read_parts
 from workers.storage import Storage, join
@@ -76,6 +77,17 @@ class Status:
     """The job of a Ray cluster that drove it last; None for a run that was typed."""
 
 
+def _without_secrets(value: Any) -> Any:
+    """The value of an event's field: causes and tracebacks quote what others raised."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {key: _without_secrets(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each) for each in value]
+    return value
+
+
 class Ledger:
     """The record of one run."""
 
@@ -103,7 +115,7 @@ class Ledger:
 
     def append(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
         """Appends an event, which is durable after the next `flush`. Returns it."""
-        event = {"time": time.time(), "event": kind, "message": message, **fields}
+        event = {"time": time.time(), "event": kind, "message": redacted(message), **_without_secrets(fields)}
         self._kept.append(event)
         return event
 

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jobspecs.redaction import redacted
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import MiningPlan, Plan
@@ -39,7 +40,7 @@ class View:
         clock = time.strftime("%H:%M:%S", time.localtime(at))
         # A terminal that was closed does not take the job with it: the event log has it all.
         with contextlib.suppress(OSError):
-            self.console.print(f"{clock}  {message}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(f"{clock}  {redacted(message)}", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
         """The newest step, if the last one shown is a while ago or this is the last of all."""

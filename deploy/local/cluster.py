@@ -3,10 +3,10 @@
     python deploy/local/cluster.py up        # then: source build/local/env
     python deploy/local/cluster.py down
 
-For trying out. Dashboard, S3 server and Prometheus listen on 127.0.0.1 only. Of Ray's ports between its own processes some
-listen on all of the machine's addresses, and Ray can't be told otherwise: they ask for the token, which is made anew each
-time. The S3 server (moto) keeps objects in its memory: they are gone with it. What is written is below build/local, and
-Ray's sessions are in /tmp/tandem-<port>. TANDEM_LOCAL_PORT is the first of the ten ports that are used.
+For trying out. Dashboard, S3 server and Prometheus listen on 127.0.0.1 only. Of Ray's ports between its own processes
+some listen on all of the machine's addresses, and Ray can't be told otherwise: they ask for the token, which is made
+anew each time. The S3 server (moto) keeps objects in its memory: they are gone with it. What is written is below
+build/local, and Ray's sessions are in /tmp/tandem-<port>. TANDEM_LOCAL_PORT is the first of ten ports that are used.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ Wrong = Callable[..., list[str]]
         ("{zero_optimization: {stage: 2}}", "zero_optimization.stage",
             "deepspeed.zero_optimization.stage is 2, training.zero_stage is 1\n"
             "    training.zero_stage decides: take the key out of deepspeed."),
+        ("{flops_profiler: {enabled: true, output_file: /home/me/.bashrc}}", "flops_profiler.output_file",
+            "DeepSpeed writes no files of its own: a job writes into its run directory only\n"
+            "    Take the key out; what DeepSpeed prints is in the workers' logs."),
         ("{gradient_clipping: 2.5}", "gradient_clipping",
             "deepspeed.gradient_clipping is 2.5, training.max_grad_norm is 1.0\n"
             "    training.max_grad_norm decides: take the key out of deepspeed."),
@@ -41,8 +44,8 @@ Wrong = Callable[..., list[str]]
             "    training.schedule decides: take the key out of deepspeed."),
         ("{zero_optimisation: {}}", "zero_optimisation",
             "'zero_optimisation' is not passed on to DeepSpeed\n    Did you mean 'zero_optimization'? Allowed here: "
-            "comms_logger, communication_data_type, csv_monitor, disable_python_gc, dump_state, flops_profiler, "
-            "gradient_predivide_factor, memory_breakdown, prescale_gradients, steps_per_print, tensorboard, "
+            "comms_logger, communication_data_type, disable_python_gc, dump_state, flops_profiler, "
+            "gradient_predivide_factor, memory_breakdown, prescale_gradients, steps_per_print, "
             "torch_autocast, wall_clock_breakdown, wandb, zero_optimization."),
         ("{zero_optimization: 2}", "zero_optimization", "should be a mapping, `key: value`, given: 2"),
         ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "zero_optimization.offload_optimizer",

@@ -52,7 +52,10 @@ def put(spec: dict[str, Any], path: str, value: object) -> str:
         ("data.image.column", ".jpg; png", f'{COLUMN}, given: ".jpg; png"'),
         ("data.image.column", "jpg;.png", f'{COLUMN}, given: "jpg;.png"'),
         ("storage.s3.endpoint", "minio:9000", f'{ENDPOINT}, given: "minio:9000"'),
-        ("storage.s3.endpoint", "http://me:secret@minio", f'{ENDPOINT}, given: "http://me:secret@minio"'),
+        ("storage.s3.endpoint", "http://me:secret@minio",
+            "a user or password in a URL has no place in a spec\n"
+            "    Specs are kept and shown. Credentials come from the environment or the cloud's role: "
+            "see SECURITY.md."),
         ("storage.s3.endpoint", "http://minio:x", f'{ENDPOINT}, given: "http://minio:x"'),
         ("storage.s3.endpoint", "http://minio/path", f'{ENDPOINT}, given: "http://minio/path"'),
         ("storage.root", "", 'should have at least 1 character, given: ""'),
@@ -240,7 +243,7 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "unknown key 'most'\n    Allowed here: min, max."),
         ("cluster.max", 3, "cluster.max",
             "unknown key 'max'\n    It is a field of cluster.workers. Allowed here: workers, cpus_per_worker, "
-            "gpus_per_worker, collective_timeout_seconds, wait_seconds, grow_every_seconds."),
+            "gpus_per_worker, collective_timeout_seconds, wait_seconds, grow_every_seconds, kubernetes."),
         ("cluster.collective_timeout_seconds", 300, "cluster.collective_timeout_seconds",
             "collective_timeout_seconds 300 is not above retry.hang_after_seconds, 300\n"
             "    The ranks that wait would end the attempt before it is found which one they wait for. Raise it, or "

@@ -158,7 +158,8 @@ def test_an_override_clears_a_field(example: str) -> None:
             "Allowed here: global_batch, micro_batch, steps, passes, samples, precision, zero_stage, "
             "gradient_checkpointing, compile, optimizer, schedule, ema, max_grad_norm, health_every."),
         ("cluster.0=1", "cluster.0: unknown key '0'\n    Allowed here: "
-            "workers, cpus_per_worker, gpus_per_worker, collective_timeout_seconds, wait_seconds, grow_every_seconds."),
+            "workers, cpus_per_worker, gpus_per_worker, collective_timeout_seconds, wait_seconds, grow_every_seconds, "
+            "kubernetes."),
         ("retri.max_attempts=1", "retri.max_attempts (retri): unknown key 'retri'\n    Did you mean "
             "'retry'? Allowed here: apiVersion, name, seed, objective, data, model, training, cluster, "
             "checkpoint, retry, evaluations, stop, mining, storage, deepspeed."),

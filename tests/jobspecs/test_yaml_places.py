@@ -208,6 +208,23 @@ def test_nested_beyond_the_parser() -> None:
     assert refusal("[" * 1000) == "f: nested too deeply\n    A spec is a few levels deep."
 
 
+BOMBS = {
+    "lists": "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+    "merges": "a0: &a0 {}\n"
+    + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)),
+    "long text": f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 200)}]\n",
+    "the same keys again": (
+        f"a: &a {{{', '.join(f'k{n}: {{}}' for n in range(1000))}}}\nb: {{<<: [{', '.join(['*a'] * 100)}]}}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_anchors_that_repeat_each_other(bomb: str) -> None:
+    """A few lines that would be billions of values."""
+    assert "more than 50,000 values or 10,000,000 characters in a spec" in refusal(BOMBS[bomb])
+
+
 PIECES = st.sampled_from([*"{}[]:,-?|>&*!#%@`'\"\t\n .~=\0é", "a", "1", "a: ", "\n- ", "\n  ", "&a ", "*a", "<<: *a"])
 
 

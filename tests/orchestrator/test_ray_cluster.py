@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -50,6 +52,18 @@ def test_a_node_that_is_preempted_is_said_to_be_draining() -> None:
     """On a cluster of its own: the session's has one node."""
     answer = subprocess.run([sys.executable, "-c", DRAINED], capture_output=True, text=True, timeout=240, check=True)
     assert answer.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.ray
+def test_a_ray_of_this_machine_is_closed_to_others(ray_cluster: None) -> None:
+    """Its dashboard, which takes jobs, listens on loopback and asks for a token."""
+    import ray
+
+    host, port = ray._private.worker.global_worker.node.webui_url.split(":")
+    assert host == "127.0.0.1"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{host}:{port}/api/jobs/")
+    assert refused.value.code == 401
 
 
 def test_a_ray_that_does_not_tell_knows_of_no_draining_node(monkeypatch: pytest.MonkeyPatch) -> None:

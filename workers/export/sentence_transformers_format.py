@@ -73,7 +73,8 @@ def _two_towers(source: Source, model: Any, folder: Path) -> str:
     model.save_pretrained(folder)
     for tower in source.towers:
         save_processor(source, tower, folder)
-    AutoProcessor.from_pretrained(folder).save_pretrained(folder)  # says that both belong together
+    # Says that both belong together.
+    AutoProcessor.from_pretrained(folder, trust_remote_code=False).save_pretrained(folder)
     settings: dict[str, Any] = {"max_seq_length": text.context_length, "modality_config": _VIEWS}
     if text_tower.reads_padding:
         settings["processing_kwargs"] = {"text": {"padding": "max_length"}}

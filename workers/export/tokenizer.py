@@ -35,7 +35,7 @@ def save_tokenizer(tokenizer: Tokenizer, context_length: int, folder: Path, *, r
     from transformers import AutoTokenizer
 
     transformers_tokenizer(tokenizer, context_length, reads_padding=reads_padding).save_pretrained(folder)
-    loaded = AutoTokenizer.from_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     for text in _PROBES:
         ids = loaded(text, padding="max_length", truncation=True, max_length=context_length)["input_ids"]
         if ids != tokenizer.encode(text, context_length).tolist():

@@ -42,6 +42,9 @@ HIDDEN_DROPOUT = (
 )
 """Names of the dropout of hidden states in transformers' configs."""
 
+_OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
+"""Of attention and of experts: those that transformers and PyTorch bring along."""
+
 
 @dataclass
 class Architecture:
@@ -216,6 +219,7 @@ def _checkpoint(tower: ImagePretrained | TextPretrained, place: str, modality: s
             f"{place}.name: {tower.name} can't be loaded ({first_line(error)}). It is a folder with a config.json "
             "and model.safetensors, or a name on the hub: check name, revision, network and, for a gated one, HF_TOKEN"
         ) from error
+    _refuse_code(config, place, tower.name)
     _switch_off_dropout(config)
     half = getattr(config, _CONFIGS[modality], None)
     named = (getattr(config, "architectures", None) or [""])[0]
@@ -256,6 +260,23 @@ def _class_of(config: Any, place: str, modality: str) -> Any:
     if cls is None:
         raise UsageError(f"{place}: transformers has no plain model for {type(config).__name__}. Choose another")
     return cls
+
+
+def _refuse_code(config: Any, place: str, name: str) -> None:
+    """Raises UsageError where a checkpoint's config asks for code that comes with it, or that transformers would fetch
+    from the hub in place of its own: `auto_map`, attention or experts by the name of a repository."""
+    asked = [getattr(config, f"_{part}_implementation", None) for part in ("attn", "experts")]
+    foreign = [each for each in asked if each not in _OWN_IMPLEMENTATIONS]
+    if getattr(config, "auto_map", None):
+        foreign.append("auto_map")
+    if foreign:
+        raise UsageError(
+            f"{place}.name: the config.json of {name} asks for code beside transformers' own ({foreign[0]}), and none "
+            "is run. Take that out of a copy of the checkpoint, or choose another one"
+        )
+    for value in vars(config).values():
+        if hasattr(value, "to_dict"):
+            _refuse_code(value, place, name)
 
 
 def _switch_off_dropout(config: Any) -> None:

@@ -20,6 +20,7 @@ from jobspecs.errors import (
     TandemError,
     UnreachableError,
 )
+from jobspecs.redaction import redacted
 from workers.storage.uris import bucket_and_prefix
 
 _BUSY = ("SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded", "RequestTimeout")
@@ -106,7 +107,7 @@ def _s3_error(error: Exception, verb: str, uri: str, endpoint: str) -> TandemErr
     """What a botocore error means to the user; None if it is none of botocore's."""
     from botocore import exceptions as boto
 
-    failed = f"cannot {verb} {uri}"
+    failed, endpoint = f"cannot {verb} {uri}", redacted(endpoint)  # AWS_ENDPOINT_URL may have a password in it
     bucket = bucket_and_prefix(uri)[0]
     no_credentials = (
         boto.NoCredentialsError,

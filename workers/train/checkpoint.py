@@ -96,6 +96,11 @@ class Manifest:
                     f"{uri}: checkpoint format {fields['format']} is not that of this version, {FORMAT}. Go on with "
                     "the version of Tandem that wrote it, or give the job another name."
                 )
+            for file in fields["files"]:
+                if not re.fullmatch(r"[\w-]+\.safetensors", file["name"]):
+                    raise CheckpointError(
+                        f"{uri}: its manifest names {file['name']!r}, which is no file of a checkpoint"
+                    )
             scale = fields.get("loss_scale")
             return cls(
                 **{
@@ -227,9 +232,17 @@ def _pieces(storage: Storage, uri: str, manifest: Manifest, kind: Kind) -> Itera
     for file in manifest.files:
         if file.name.startswith(f"{kind}-"):
             pulse.moved()
-            for name, values in safetensors.torch.load(_read_file(storage, uri, file)).items():
+            for name, values in _tensors(storage, uri, file).items():
                 piece = re.fullmatch(r"(.+)\[(\d+):\d+\]", name)
                 yield _Piece(piece[1] if piece else name, int(piece[2]) if piece else 0, values.view(-1))
+
+
+def _tensors(storage: Storage, uri: str, file: File) -> dict[str, Tensor]:
+    content = _read_file(storage, uri, file)
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{join(uri, file.name)} is no safetensors file: {error}") from error
 
 
 def _read_file(storage: Storage, uri: str, file: File) -> bytes:
