@@ -75,7 +75,7 @@ def sidecar_count(uri: str, storage: Storage) -> int | None:
         return None if statuses is None else sum(status == "success" for status in statuses)
     try:
         count = json.loads(content)["successes"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{stats} has no count under 'successes'. Mend it, or delete it to have the tar scanned."
         ) from error
