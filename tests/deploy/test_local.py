@@ -42,6 +42,7 @@ def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "TANDEM_LOCAL_PORT": str(first := free_ports()),
     }
     session = Path(f"/tmp/tandem-{first}")
