@@ -71,7 +71,7 @@ class Document:
     def forget_one(self, path: KeyPath) -> None:
         """Drops what is known of the place of a text or a number: there is nothing below it."""
         for known in (self.entries, self.values, self.texts):
-            known.pop(path, None)  # type: ignore[attr-defined]
+            known.pop(path, None)
         self.broken.discard(path)
 
     def take(self, other: Document, path: KeyPath, within: KeyPath) -> None:

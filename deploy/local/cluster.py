@@ -33,6 +33,8 @@ NODES = 3
 CPUS = 2
 """Of each node, whatever the machine has: more workers than cores are slower, and the same experiment."""
 STARTED_SECONDS = 120
+_END_SECONDS = 3
+"""For a process that was asked to end. Nothing here is worth waiting for longer."""
 BIN = Path(sys.executable).parent
 
 
@@ -102,13 +104,12 @@ def up(ports: Ports) -> None:
             "head", _ray(ports, 0, "--head", f"--port={ports.ray}", f"--dashboard-port={ports.dashboard}"), ports.ray
         )
         _wait_for("head", ports.dashboard)
-        for node in range(1, NODES):
-            _start(
-                f"node-{node}",
-                _ray(ports, node, f"--address={address_of(0)}:{ports.ray}"),
-                ports.agent(node),
-                address_of(node),
-            )
+        nodes = range(1, NODES)
+        started = [
+            _launch(f"node-{node}", _ray(ports, node, f"--address={address_of(0)}:{ports.ray}")) for node in nodes
+        ]
+        for node, process in zip(nodes, started, strict=True):
+            _wait_for(f"node-{node}", ports.agent(node), address_of(node), process)
         _start_prometheus(ports)
     except BaseException:
         down()
@@ -118,12 +119,14 @@ def up(ports: Ports) -> None:
 
 
 def down() -> None:
-    """Ends what was started, the last first."""
-    for process in reversed(_processes()):
+    """Ends what was started, and what that has started."""
+    left: list[psutil.Process] = []
+    for process in _processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             started = psutil.Process(process.pid)
             if started.create_time() == process.created:
-                _end([started, *started.children(recursive=True)])
+                left += [started, *started.children(recursive=True)]
+    _end(left)
     for name in ("processes.json", "env", "token"):
         (FOLDER / name).unlink(missing_ok=True)
 
@@ -187,12 +190,17 @@ def _start_prometheus(ports: Ports) -> None:
 
 
 def _start(name: str, command: list[str | Path], port: int, host: str = HOST) -> None:
-    """Starts a process that outlives this one, and waits until it listens."""
+    """Starts a process, and waits until it listens."""
+    _wait_for(name, port, host, _launch(name, command))
+
+
+def _launch(name: str, command: list[str | Path]) -> subprocess.Popen[bytes]:
+    """Starts a process that outlives this one."""
     with (FOLDER / f"{name}.log").open("wb") as log:
         started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     there = [*_processes(), Process(name, started.pid, psutil.Process(started.pid).create_time())]
     (FOLDER / "processes.json").write_text(json.dumps([asdict(process) for process in there]))
-    _wait_for(name, port, host, started)
+    return started
 
 
 def _wait_for(name: str, port: int, host: str = HOST, started: subprocess.Popen[bytes] | None = None) -> None:
@@ -219,7 +227,7 @@ def _end(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=10)
+    _, left = psutil.wait_procs(processes, timeout=_END_SECONDS)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
