@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jobspecs.errors import StorageError
+from jobspecs.redaction import redacted
 from jobspecs.storage import S3
 from workers.run import RunDirectory
 from workers.storage import Storage
@@ -173,15 +174,23 @@ def follow(task: _Task, ended: Callable[[], bool]) -> None:
     storage = Storage(S3.model_validate_json(task.s3))
     parts = LogParts(storage, lambda number: run.log_part(task.attempt, task.rank, number))
     files = [_Followed(path, size) for path, size in zip(task.files, task.sizes, strict=True)]
+    begun = [b""] * len(files)  # of each the line that has no end yet: half of a secret looks like none
     parts.append(f"{task.who}\n".encode())
     is_last = False
     while not is_last:
         is_last = ended()
-        for file in files:
-            parts.append(file.new())
+        for number, file in enumerate(files):
+            text = begun[number] + file.new()
+            end = len(text) if is_last or len(text) > PART_BYTES else text.rfind(b"\n") + 1
+            parts.append(_without_secrets(text[:end]))
+            begun[number] = text[end:]
         # A storage that is away for now: the next look tries again.
         with contextlib.suppress(StorageError):
             parts.flush()
+
+
+def _without_secrets(text: bytes) -> bytes:
+    return redacted(text.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
 
 def main() -> None:

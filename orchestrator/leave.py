@@ -36,8 +36,11 @@ def leave(seconds: float) -> None:
 
 
 def is_driver(command: list[str]) -> bool:
-    """Whether a command line is that of a job's driver: `python …/tandem run SPEC`."""
-    return any(Path(word).name == "tandem" and after == "run" for word, after in itertools.pairwise(command))
+    """Whether a command line is that of a job's driver: `…/tandem run SPEC`, or `python -m orchestrator.cli run SPEC`."""
+    return any(
+        after == "run" and (Path(word).name == "tandem" or word == "orchestrator.cli")
+        for word, after in itertools.pairwise(command)
+    )
 
 
 def is_work(command: list[str]) -> bool:

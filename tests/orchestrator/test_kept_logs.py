@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ from orchestrator.keep_log import KeepLog
 from workers.run import RunDirectory
 print("before", flush=True)
 with KeepLog(S3(), RunDirectory(sys.argv[1]), attempt=2, rank=3):
-    print("to stdout", flush=True)
+    print("to stdout", os.environ["HF_TOKEN"], flush=True)
     print("last words", file=sys.stderr, flush=True)
     if sys.argv[2] == "killed":
         os.kill(os.getpid(), 9)
@@ -57,7 +58,8 @@ with KeepLog(S3(), RunDirectory(sys.argv[1]), attempt=2, rank=3):
 @pytest.mark.parametrize("end", ["killed", "ended"])
 def test_the_last_words_of_a_rank_are_kept(end: str, run: RunDirectory, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        rank = subprocess.run([sys.executable, "-c", RANK, run.uri, end], stdout=out, stderr=err, check=False)
+        command, env = [sys.executable, "-c", RANK, run.uri, end], os.environ | {"HF_TOKEN": "planted-token"}
+        rank = subprocess.run(command, stdout=out, stderr=err, env=env, check=False)
     assert rank.returncode == (-9 if end == "killed" else 0)
     logs, found, deadline = KeptLogs(STORAGE, run), list[Line](), time.monotonic() + 60
     while len(found) < 3:
@@ -65,7 +67,7 @@ def test_the_last_words_of_a_rank_are_kept(end: str, run: RunDirectory, tmp_path
         found += logs.new()
         time.sleep(0.05)
     assert found[0].text.startswith("rank 3 of attempt 2: process ")
-    assert sorted(line.text for line in found[1:]) == ["last words", "to stdout"]
+    assert sorted(line.text for line in found[1:]) == ["last words", "to stdout ***"]
     assert {(line.attempt, line.rank) for line in found} == {(2, 3)}
 
 

@@ -65,6 +65,8 @@ def test_a_ray_that_is_gone_is_no_reason_to_stay(
 
 def test_which_processes_are_what() -> None:
     assert leave.is_driver(["/usr/bin/python", "/opt/venv/bin/tandem", "run", "/etc/tandem/spec.yaml"])
+    assert leave.is_driver(["python", "-m", "orchestrator.cli", "run", "digits-clip.yaml"]), "what was submitted"
+    assert not leave.is_driver(["sh", "-c", "python -m orchestrator.cli run digits-clip.yaml"])
     assert not leave.is_driver(["/opt/venv/bin/tandem", "status", "run"])
     assert not leave.is_driver([])
     assert leave.is_work(["ray::tandem:digits:a2:rank3"])
