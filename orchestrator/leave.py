@@ -36,7 +36,7 @@ def leave(seconds: float) -> None:
 
 
 def is_driver(command: list[str]) -> bool:
-    """Whether a command line is that of a job's driver: `…/tandem run SPEC`, or `python -m orchestrator.cli run SPEC`."""
+    """Whether a command line is that of a driver: `…/tandem run SPEC`, or `python -m orchestrator.cli run SPEC`."""
     return any(
         after == "run" and (Path(word).name == "tandem" or word == "orchestrator.cli")
         for word, after in itertools.pairwise(command)
