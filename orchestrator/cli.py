@@ -91,9 +91,13 @@ def plan(
     spec: Spec,
     workers: Workers = None,
     overrides: Overrides = [],  # noqa: B006
+    step_seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Of a step, to estimate the goodput by.", show_default=False)
+    ] = None,
+    failures_per_day: Annotated[float, typer.Option(min=1e-6, help="Of the whole job, for the goodput.")] = 1.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what would run: shards, samples, lanes, steps, rows per rank, bytes, checkpoints.
+    """Show what would run and what it takes: samples, steps, rows per rank; memory, bytes, rates, checkpoints.
 
     Tars without counts beside them, and those of sources with filters, are read for it, on Ray; what was found
     is kept below <storage.root>/indexes for the next time.
@@ -102,17 +106,22 @@ def plan(
     """
     with told(WRONG):
         from jobspecs.load import load
+        from orchestrator.costs import costs_of
         from orchestrator.prepare import prepare
 
-        planned = prepare(load(spec, with_workers(overrides, workers)), only_plan=True).plan
+        prepared = prepare(load(spec, with_workers(overrides, workers)), only_plan=True)
+        costs = costs_of(prepared, seconds_per_step=step_seconds, failures_per_day=failures_per_day)
     if output is Output.JSON:
-        print(json.dumps(asdict(planned), indent=2))
+        print(json.dumps({**asdict(prepared.plan), "costs": None if costs is None else asdict(costs)}, indent=2))
     else:
         from rich.console import Console
 
+        from orchestrator.costs_view import show_costs
         from orchestrator.view import plan_table
 
-        Console().print(plan_table(planned))
+        console = Console()
+        console.print(plan_table(prepared.plan))
+        show_costs(console, costs)
 
 
 @app.command()

@@ -226,7 +226,7 @@ def make(
         useful_workers=elastic.useful_sizes(layout.lanes),
         possible_workers=sizes,
         loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, sizes[0]),
-        gathered_bytes_per_step=Wire(_contrast(spec), workers, rows, spec.model.embedding_dim).total,
+        gathered_bytes_per_step=Wire(contrast_in(spec), workers, rows, spec.model.embedding_dim).total,
         checkpoint_steps=_some(commits),
         checkpoints=len(commits),
         evaluations=tuple(evaluation.name for evaluation in spec.evaluations),
@@ -261,7 +261,9 @@ def _mining(spec: JobSpec, total_steps: int) -> MiningPlan | None:
     )
 
 
-def _contrast(spec: JobSpec) -> Contrast:
+def contrast_in(spec: JobSpec) -> Contrast:
+    """The contrast of a spec, by what it says of frozen towers."""
+
     def trained(side: str) -> bool:
         tower = spec.model.tower_of(side)
         return tower is not None and not spec.model.towers()[tower].frozen

@@ -135,7 +135,7 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("how much", overflow="fold")
     rows = {
         "run directory": plan.run_directory,
-        "shards": f"{plan.shards} with {_bytes(plan.shard_bytes)}",
+        "shards": f"{plan.shards} with {in_bytes(plan.shard_bytes)}",
         "samples": _samples_of(plan),
         "global batch": f"{plan.global_batch:,} samples on any number of workers{_shares(plan)}",
         "lanes": f"{plan.lanes}, each shuffled in windows of {plan.window:,}",
@@ -143,7 +143,7 @@ def plan_table(plan: Plan) -> Table:
         "workers": _workers(plan),
         "rows per rank": f"{plan.rows_per_rank:,} a step ({plan.padding_rows} rows of all ranks only pad)",
         "loader memory": _memory(plan),
-        "gathered": f"{_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
+        "gathered": f"{in_bytes(plan.gathered_bytes_per_step)} a step and rank, for the loss",
         "checkpoints": f"{plan.checkpoints}, after steps {_steps(plan.checkpoint_steps, plan.checkpoints)}",
         **({} if plan.mining is None else {"mining": _mining(plan.mining)}),
         "evaluations": ", ".join(plan.evaluations) or "none",
@@ -160,10 +160,10 @@ def index_table(summary: IndexSummary) -> Table:
     table = Table(title="index", title_justify="left", show_header=False)
     table.add_column("what", style="bold")
     table.add_column("how much", overflow="fold")
-    table.add_row("shards", f"{summary.shards:,} with {_bytes(summary.shard_bytes)}")
+    table.add_row("shards", f"{summary.shards:,} with {in_bytes(summary.shard_bytes)}")
     table.add_row("samples", f"{summary.samples:,}")
     table.add_row("offsets", f"known of {summary.shards_with_offsets:,} shards")
-    table.add_row("kept at", f"{summary.out} ({_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
+    table.add_row("kept at", f"{summary.out} ({in_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
     return table
 
 
@@ -202,8 +202,8 @@ def _memory(plan: Plan) -> str:
         "queues": memory.queues,
         "processes": memory.processes,
     }
-    told = ", ".join(f"{what} {_bytes(size)}" for what, size in parts.items() if size)
-    return f"up to {_bytes(memory.total)} a rank: {told}"
+    told = ", ".join(f"{what} {in_bytes(size)}" for what, size in parts.items() if size)
+    return f"up to {in_bytes(memory.total)} a rank: {told}"
 
 
 def _steps(steps: tuple[int, ...], count: int) -> str:
@@ -225,7 +225,8 @@ def _mining(plan: MiningPlan) -> str:
     )
 
 
-def _bytes(count: int) -> str:
+def in_bytes(count: int) -> str:
+    """With a binary unit."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":

@@ -30,11 +30,10 @@ def metrics(step: int, time: float, *, attempt: int = 1, rate: float = 1000.0) -
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[View, io.StringIO]:
+def shown() -> tuple[View, io.StringIO]:
     """A view whose every step is due, and what it prints on a terminal of 80 columns."""
-    monkeypatch.setattr(view, "PROGRESS_SECONDS", 0.0)
     output = io.StringIO()
-    return View(Console(file=output, width=80)), output
+    return View(Console(file=output, width=80), progress_seconds=0.0), output
 
 
 def test_the_rate_is_that_since_the_line_before(shown: tuple[View, io.StringIO]) -> None:

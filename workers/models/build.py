@@ -6,8 +6,8 @@ nothing depends on, and finds out at no cost what the architecture can't do; the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from jobspecs.objective import Objective, SigLip
 from workers.data.tokenize import Tokenizer
 from workers.losses.logit_scale import BiasParameter, LogitScaleParameter
 from workers.models import image_tower, text_tower
+from workers.models.activations import Activations, count_activations
 from workers.models.architecture import HIDDEN_DROPOUT, Architecture, architecture_of, first_line
 from workers.models.batch_norm import GlobalBatchNorm, replace_batch_norm
 from workers.models.dropout import KeyedDropout, drawn_at_random, replace_dropout, word_of
@@ -97,6 +98,40 @@ def own_widths(model: Model, data: Data, tokenizers: dict[str, Tokenizer]) -> di
             sketch = _sketch(recipe)
         widths[recipe.name] = sketch.width if sketch.own is None else _reached(sketch.own, sketch.width)
     return widths
+
+
+def activations_of(
+    model: Model,
+    data: Data,
+    tokenizers: dict[str, Tokenizer],
+    precision: Literal["fp32", "bf16", "fp16"],
+    *,
+    gradient_checkpointing: bool = False,
+) -> dict[str, Activations]:
+    """What an input of each side makes its tower keep for the backward pass, by side; with gradient checkpointing, what
+    one of the blocks keeps while it is computed again is counted in. Nothing is run. Raises UsageError."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found = {}
+    for side in _sides(data):
+        (recipe,) = (each for each in _recipes(model, data, tokenizers) if each.name == model.tower_of(side))
+        column = data.image if side == "image" else data.texts[side]
+        assert column is not None, "one of the data's sides"
+        sample = replace(recipe, column=column).sample()
+        tower, _ = _skeleton(recipe, model.embedding_dim)
+        kept = count_activations(tower, sample, precision)
+        if gradient_checkpointing and not tower.frozen:
+            tower, _ = _skeleton(recipe, model.embedding_dim)
+            tower.checkpoint_gradients(f"model.{recipe.name}")
+            blocks = sum(isinstance(module, GradientCheckpointingLayer) for module in tower.modules())
+            ends = count_activations(tower, sample, precision)
+            per_row, once = (
+                end + (whole - end) / max(1, blocks)
+                for end, whole in ((ends.per_row, kept.per_row), (ends.once, kept.once))
+            )
+            kept = Activations(per_row, once)
+        found[side] = kept
+    return found
 
 
 def _sides(data: Data) -> list[str]:

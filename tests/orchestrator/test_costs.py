@@ -1,0 +1,117 @@
+"""What a job takes, as `tandem plan` says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobspecs.load import load
+from orchestrator.costs import Costs, TowerCosts, costs_of, reduced_bytes, warnings_of
+from orchestrator.costs_view import show_costs
+from orchestrator.goodput import RESTART_SECONDS, goodput, stall_seconds
+from orchestrator.prepare import Prepared, prepare
+from tests.orchestrator.conftest import EXAMPLE, overrides
+
+
+@pytest.fixture
+def job(digits: Path, tmp_path: Path) -> Prepared:
+    return prepare(load(EXAMPLE, overrides(digits, tmp_path, "cluster.workers=2")), only_plan=True)
+
+
+def test_the_costs_of_a_job(job: Prepared) -> None:
+    costs = costs_of(job, seconds_per_step=1.0)
+    assert costs is not None
+    assert costs.goodput is not None
+    assert costs.parameters == sum(tower.parameters for tower in costs.towers.values())
+    assert costs.checkpoint_bytes == 3 * 4 * costs.parameters
+    assert costs.reduced_bytes_per_step == 4 * costs.parameters  # half of it there, half of it back, on two ranks
+    batches = 1000 / job.plan.global_batch
+    assert costs.storage_bytes_per_second == round(costs.read_bytes_per_step * batches)
+    network = costs.reduced_bytes_per_step + job.plan.gathered_bytes_per_step
+    assert costs.network_bytes_per_second == round(network * batches)
+    memory = costs.device_memory
+    assert memory["peak"] <= sum(size for name, size in memory.items() if name != "peak")
+    assert costs.goodput.interval_seconds == job.spec.checkpoint.every_steps
+
+
+def test_costs_wait_for_a_tokenizer(job: Prepared) -> None:
+    assert costs_of(replace(job, tokenizers={})) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights"),
+    [(0, 2), (1, 2), (2, 2), (3, 3)],
+)
+def test_what_is_reduced(stage: int, weights: int) -> None:
+    assert reduced_bytes(stage, 100, 100, 4) == weights * 4 * 100 * 3 / 4
+    assert reduced_bytes(stage, 100, 100, 1) == 0
+
+
+def test_frozen_parameters_are_gathered_at_stage_3_alone() -> None:
+    assert reduced_bytes(1, 100, 10, 2) == 2 * 4 * 10 / 2
+    assert reduced_bytes(3, 100, 10, 2) == 4 * (10 + 2 * 100) / 2
+
+
+WARNED = {
+    "shards for": {"shards": 3, "lanes": 16},
+    "rows that only pad. Use 4 or 8 workers": {
+        "workers": 6,
+        "padding_rows": 64,
+        "global_batch": 128,
+        "even_workers": (1, 2, 4, 8, 16),
+    },
+    "A pass is a single batch": {"steps_per_pass": 1},
+    "warms up for 90 steps, and the job has 50": {"total_steps": 50},
+    "one commit, at the end": {"total_steps": 100},
+}
+
+
+@pytest.mark.parametrize("warning", WARNED)
+def test_warnings(job: Prepared, warning: str) -> None:
+    quiet = replace(job.plan, shards=99, padding_rows=0, steps_per_pass=11, total_steps=1000)
+    assert not warnings_of(job.spec, quiet)
+    assert any(warning in line for line in warnings_of(job.spec, replace(quiet, **WARNED[warning])))
+
+
+def test_goodput() -> None:
+    """The best interval is better than its neighbours; without failures' costs all time is good."""
+    found = goodput(600.0, stall=0.5, failures_per_day=24.0)
+    assert found.best_interval_seconds == pytest.approx(math.sqrt(2 * 0.5 * 3600))
+    assert found.best_fraction > found.fraction
+    for factor in (0.5, 2.0):
+        assert goodput(found.best_interval_seconds * factor, 0.5, 24.0).fraction < found.best_fraction
+    expected = (1 - (RESTART_SECONDS + 300) / 3600) / (1 + 0.5 / 600)
+    assert found.fraction == pytest.approx(expected)
+    assert goodput(1e9, 0.5, 24.0).fraction == 0.0, "an interval that never ends loses all"
+    assert stall_seconds(8e9, 2) == 1.0
+
+
+def test_the_table_tells_parts_and_notes() -> None:
+    costs = Costs(
+        towers={"image": TowerCosts(1_500_000, 0), "text": TowerCosts(2_000, 2_000)},
+        parameters=1_502_000,
+        device="cuda",
+        device_memory={"parameters": 2**20, "optimizer": 0, "peak": 2**21},
+        host_memory=2**30,
+        reduced_bytes_per_step=1024,
+        read_bytes_per_step=1024,
+        network_bytes_per_second=1024,
+        storage_bytes_per_second=1024,
+        checkpoint_bytes=2**20,
+        goodput=goodput(600.0, 0.5, 24.0),
+        warnings=("Mind the gap.",),
+    )
+    console = Console(width=100, record=True)
+    show_costs(console, costs)
+    shown = console.export_text()
+    assert "1.5M: image 1.5M (frozen), text 2.0k" in shown
+    assert "memory of a CUDA rank" in shown
+    assert "about 2.0 MiB: parameters 1.0 MiB" in shown
+    assert "with a commit each 10 min" in shown
+    assert "Mind the gap." in shown
+    show_costs(console, None)
+    assert "plan again after the start" in console.export_text()
