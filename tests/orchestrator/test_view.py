@@ -64,6 +64,7 @@ def test_a_step_is_shown_once(shown: tuple[View, io.StringIO]) -> None:
 def status_of(**fields: Any) -> Status:
     """The status of a job that succeeded."""
     known: dict[str, Any] = {
+        "submission_id": None,
         "name": "job",
         "run_directory": "file:///runs/job",
         "state": "succeeded",
