@@ -98,6 +98,10 @@ _WRITTEN: dict[str, list[Any]] = {
     "MaxSimilarity.absolute": [0.9],
     "S3.endpoint": ["http://minio:9000"],
     "S3.region": ["eu-west-1"],
+    "Mlflow.uri": ["https://mlflow.example", "sqlite:///mlflow.db"],
+    "Mlflow.experiment": ["clip"],
+    "Wandb.project": ["clip"],
+    "Wandb.entity": ["team"],
 }
 """By class and field, or by class where a section needs more than its required fields."""
 

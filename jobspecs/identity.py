@@ -45,6 +45,7 @@ MEANINGS = (
     Meaning("name", _C, "names the run directory: the same experiment begins anew in one of its own"),
     Meaning("mining", _C, "`tandem mine` reads it; it makes other tars, and training on those names them"),
     Meaning("storage.root", _C, "where the run directory is: bring it along, or the same experiment begins anew"),
+    Meaning("tracking", _C, "where curves are shown"),
     Meaning("storage", _R, "how storage is reached"),
     Meaning("cluster", _R, "any number of ranks computes the same batches and losses"),
     Meaning("checkpoint", _R, "how often the run commits, and what it keeps"),

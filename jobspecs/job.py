@@ -21,6 +21,7 @@ from jobspecs.retry import Retry
 from jobspecs.rules import check_fit
 from jobspecs.schedule import EarlyStop
 from jobspecs.storage import StorageSpec
+from jobspecs.tracking import Tracking
 from jobspecs.training import Training
 from jobspecs.units import NonNegativeInt
 
@@ -56,6 +57,8 @@ class JobSpec(Section):
     """How `tandem mine` finds hard negatives for its data, and whether the job does so while it trains."""
     storage: StorageSpec = defaults(StorageSpec)
     """Where the run is kept."""
+    tracking: Tracking = defaults(Tracking)
+    """Where its curves go beside that."""
     deepspeed: dict[str, JsonValue] = Field(default={})
     """DeepSpeed's own configuration, laid under Tandem's: what the fields above decide can't be said otherwise here."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from jobspecs.cluster import Cluster
 from jobspecs.redaction import black_out
 from orchestrator.beating import Beating
+from orchestrator.exporter import RankTelemetry
 from orchestrator.failure import AttemptFailedError
 from orchestrator.keep_log import KeepLog
 from orchestrator.ray_cluster import nodes, resources
@@ -45,6 +46,7 @@ def _fit(task: TrainTask, cluster: Cluster, world_size: int, beats: Any, bookkee
             "beats": beats,
             "s3": task.spec.storage.s3,
             "run": task.run,
+            "job": task.spec.name,
             "attempt": task.attempt,
         },
         torch_config=TorchConfig(backend=cluster.backend, timeout_s=cluster.collective_timeout_seconds),
@@ -83,8 +85,11 @@ def _worker(config: dict[str, Any]) -> Outcome:
     rank = ray.train.get_context().get_world_rank()
     with KeepLog(config["s3"], config["run"], attempt=config["attempt"], rank=rank):
         try:
-            with Beating(config["beats"], rank):
-                return train(pickle.loads(config["task"]))
+            with (
+                Beating(config["beats"], rank),
+                RankTelemetry(config["job"], config["attempt"], rank) as telemetry,
+            ):
+                return train(pickle.loads(config["task"]), telemetry.step)
         except BaseException as error:
             black_out(error)  # what is printed is kept, and Ray logs it
             traceback.print_exc()  # Ray Train tells it to the driver, and not to the rank's log

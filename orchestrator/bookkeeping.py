@@ -13,14 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
-from jobspecs.errors import AlreadyExistsError, StorageError
+from jobspecs.errors import AlreadyExistsError, StorageError, TandemError
 from orchestrator import ray_cluster
 from orchestrator.elastic import grown_size
 from orchestrator.evaluations import Evaluations
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.prepare import Prepared
+from orchestrator.record_tail import RecordTail
 from orchestrator.stop_request import Why, requested
 from orchestrator.workforce import Workforce
 from workers.repeating import Repeating
@@ -69,6 +71,8 @@ class Bookkeeping:
         self._attempt = attempt
         self._start = start
         self._world_size = world_size
+        self._tail = RecordTail(job.storage, job.run, attempt)
+        self._newest: dict[str, Any] | None = None
         self._began = time.monotonic()
         self._seen = _told(journal, committed_steps(job.storage, job.run))
         self._stacks: Mapping[int, str] = {}
@@ -140,9 +144,12 @@ class Bookkeeping:
         if self._nodes():  # the ranks are up: what they need is theirs
             self._evaluations.admit()
         self._look_at_requests()
-        metrics = self._journal.ledger.last_metrics()
-        if metrics and metrics["attempt"] == self._attempt:
-            self._journal.view.progress(metrics, job.fixed.total_steps)
+        records = self._tail.new()
+        if records:
+            self._newest = records[-1]
+            self._journal.steps(records)
+        if self._newest is not None:
+            self._journal.view.progress(self._newest, job.fixed.total_steps)
         committed = committed_steps(job.storage, job.run)
         scored = self._evaluations.scored
         new = [step for step in committed if step not in self._seen]
@@ -150,7 +157,11 @@ class Bookkeeping:
             if not self._abandoned.is_set():
                 self._seen.add(step)
                 self._journal.event(
-                    "checkpoint_committed", f"checkpoint at step {step}", attempt=self._attempt, step=step
+                    "checkpoint_committed",
+                    f"checkpoint at step {step}",
+                    attempt=self._attempt,
+                    step=step,
+                    **self._cost_of(step),
                 )
         if (new or scored != self._scored) and not self._abandoned.is_set():
             # What is new is not superfluous yet: a commit that a replaced attempt makes late is no good.
@@ -159,6 +170,16 @@ class Bookkeeping:
             self._scored = scored
         if any(step < job.fixed.total_steps for step in new):
             self._grow()
+
+    def _cost_of(self, step: int) -> dict[str, float]:
+        """Size of a commit, and the time that it took; nothing where its manifest can't be read."""
+        from workers.train.checkpoint import read_manifest  # torch, which the driver starts without
+
+        try:
+            manifest = read_manifest(self._job.storage, self._job.run.checkpoint(step))
+        except TandemError:  # it may be withdrawn already; the event does not wait for it
+            return {}
+        return {"bytes": sum(file.size for file in manifest.files), "seconds": manifest.seconds}
 
     def _look_at_requests(self) -> None:
         if requested(self._job.storage, self._job.run) is Why.NOW:

@@ -15,10 +15,12 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
+from orchestrator.listening import listening
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_evaluations, check_resources, start_ray
 from orchestrator.report.leave import leave_report
 from orchestrator.stop_request import StopRequest
+from orchestrator.trackers import check_trackers
 from orchestrator.view import View
 from orchestrator.within import within
 from workers.data.index_file import to_parquet
@@ -44,8 +46,8 @@ class Driver:
     def run(self) -> State:
         """Runs the job, or goes on with it. Returns SUCCEEDED or INTERRUPTED, written down or not.
 
-        Raises UsageError: it is being run already, the cluster has too little, or the run directory can't
-        be written (nothing was started then); JobFailedError, TakenOverError.
+        Raises UsageError: it is being run already, the cluster has too little, a tracker's package is missing, or the
+        run directory can't be written (nothing was started then); JobFailedError, TakenOverError.
         """
         job = self._job
         if self._is_finished():
@@ -56,11 +58,17 @@ class Driver:
         start_ray(job.spec.cluster)
         check_resources(job.spec.cluster)
         check_evaluations(job.spec)
+        check_trackers(job.spec.tracking)
         try:
             self._lease.take(self._journal.line)
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
         self._ledger.write_as(self._lease.number)
+        with listening(job, self._journal):
+            return self._drive()
+
+    def _drive(self) -> State:
+        job = self._job
         try:
             self._open()
             with Evaluations(job, self._journal) as evaluations:

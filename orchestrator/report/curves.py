@@ -85,6 +85,9 @@ def time(runs: Sequence[Named]) -> Html:
         title = "Where the time went" + ("" if len(runs) == 1 else f": {run.label}")
         note = "" if record.steps else "No step is done yet."
         charts.append(stacked_bar(title, [(name, size, duration(size)) for name, size in parts.items()], note))
+        phases = _phases(record.steps)
+        if phases:
+            charts.append(_steps_bar(phases, "" if len(runs) == 1 else f": {run.label}"))
     if len(runs) == 1:
         steps = runs[0].record.steps
         split = [
@@ -98,6 +101,32 @@ def time(runs: Sequence[Named]) -> Html:
         charts.insert(0, line_chart("Seconds a step", lines, zero=True))
         charts.insert(1, line_chart("Of it, waiting for data", waits, zero=True))
     return _side_by_side(*charts)
+
+
+_PHASES = {
+    "data": "waiting for data",
+    "forward": "forward",
+    "gather": "gathering, and the loss",
+    "backward": "backward",
+    "update": "update",
+    "save": "metrics and checkpoints",
+}
+"""Phases of a step as they are called here."""
+
+
+def _phases(steps: Sequence[Step]) -> dict[str, float]:
+    """Seconds of each phase over all steps; empty where no step has any."""
+    found = {phase: sum(step.phases.get(phase, 0.0) for step in steps) for phase in _PHASES}
+    return found if any(found.values()) else {}
+
+
+def _steps_bar(phases: dict[str, float], of: str) -> Html:
+    return stacked_bar(
+        f"What steps spend their time on{of}",
+        [(name, phases[phase], duration(phases[phase])) for phase, name in _PHASES.items()],
+        "Of rank 0, by the host's clock: what a GPU is still busy with counts where the host next waits for it, in "
+        "gathering and at the end of the update.",
+    )
 
 
 def health(runs: Sequence[Named]) -> Html:

@@ -28,6 +28,8 @@ class Step:
     """That it took, waiting for data included."""
     wait_seconds: float
     """That it waited for data."""
+    phases: dict[str, float]
+    """Rank 0's seconds by phase, the save before the step among them; empty where an older version wrote the run."""
     health: dict[str, Any] | None
     """`workers.train.health.Health` as JSON, where the step was checked."""
 
@@ -47,6 +49,7 @@ class Step:
             samples_per_second=rate,
             seconds=seconds,
             wait_seconds=seconds * (record.get("data_wait_fraction") or 0.0),
+            phases=record.get("phase_seconds") or {},
             health=record.get("health"),
         )
 

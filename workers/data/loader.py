@@ -107,6 +107,11 @@ class Loader:
         for process in self._processes:
             process.close()
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that the processes had read from the storage when they sent what was taken of them so far."""
+        return sum(process.read_bytes for process in self._processes)
+
     def reading(self) -> str:
         """Lane and shard that the next batch waits for. Any thread may ask."""
         return "" if self._awaited is None else str(self._awaited.reading)
@@ -119,6 +124,7 @@ class Loader:
             for share, process in zip(self._shares, self._processes, strict=True):
                 self._awaited = process
                 filled = process.next()
+                process.read_bytes = filled.read_bytes
                 assert filled.step == step, f"loader sent step {filled.step} for step {step}"
                 rows.place(process.slots[filled.slot], self._places(share))
                 process.free(filled.slot)
@@ -148,6 +154,7 @@ class _Process:
             )
             self._connection = Connection(ours.detach())
         self._filled: queue.SimpleQueue[Filled | BaseException] = queue.SimpleQueue()
+        self.read_bytes = 0
         self._thread = threading.Thread(target=self._receive, args=(task,), name="loader", daemon=True)
         self._thread.start()
 

@@ -28,7 +28,7 @@ from workers.data.reading import Reading, reading_bytes
 from workers.data.row_maker import RowMaker
 from workers.data.rows import BadSample, Rows, rows_bytes
 from workers.data.tokenize import Tokenizer
-from workers.storage import Storage
+from workers.storage import Storage, received
 
 _STARTING = 16
 """Lanes whose first windows are read at the same time: they wait for the network."""
@@ -85,6 +85,8 @@ class Filled:
     step: int
     slot: int
     bad: list[BadSample]
+    read_bytes: int
+    """That this process has read from the storage so far."""
 
 
 def serve(connection: Connection, memory: int) -> None:
@@ -123,7 +125,7 @@ def serve(connection: Connection, memory: int) -> None:
             for number, lane in enumerate(lanes):
                 reading.fills(number)
                 bad += lane.fill(step, slots[slot], number * task.layout.lane_batch)
-            connection.send(Filled(step, slot, bad))
+            connection.send(Filled(step, slot, bad, received.bytes))
     except TandemError as error:
         connection.send(error)
 

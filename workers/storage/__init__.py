@@ -30,11 +30,13 @@ about half a second, and the loader processes of local data do without it.
     read_ahead.py   a stream of ranges, fetched in threads ahead of the reader
     cache.py    a folder that keeps ranges
     errors.py   from OSError and botocore's errors to ours
+    received.py a count of the bytes that came
     uris.py     absolute, join, basename
 """
 
 from workers.storage.backend import ObjectInfo
+from workers.storage.received import received
 from workers.storage.store import Storage
 from workers.storage.uris import absolute, basename, join
 
-__all__ = ["ObjectInfo", "Storage", "absolute", "basename", "join"]
+__all__ = ["ObjectInfo", "Storage", "absolute", "basename", "join", "received"]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from jobspecs.errors import NotFoundError, StorageError
 from workers.storage.backend import Bytes, ObjectInfo
 from workers.storage.errors import already_exists, changed, translated
+from workers.storage.received import received
 from workers.storage.uris import is_temporary, path_of, temporary_name
 
 _BUFFER_BYTES = 256 << 10
@@ -106,11 +107,15 @@ class _FileReader(io.FileIO):
 
     def readinto(self, buffer: Any) -> Any:
         with translated("read", self._uri):
-            return super().readinto(buffer)
+            count = super().readinto(buffer)
+        received.add(count or 0)
+        return count
 
     def readall(self) -> bytes:
         with translated("read", self._uri):
-            return super().readall()
+            content = super().readall()
+        received.add(len(content))
+        return content
 
 
 def _link(temporary: Path, path: Path) -> None:

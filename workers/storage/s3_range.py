@@ -22,6 +22,7 @@ from typing import Any
 from jobspecs.errors import ChangedError, StorageError, UnreachableError
 from workers.storage.backend import ObjectInfo
 from workers.storage.errors import changed, http_status, transient, translated, unanswered
+from workers.storage.received import received
 from workers.storage.s3_client import Connection
 from workers.storage.uris import bucket_and_key
 
@@ -133,4 +134,5 @@ def _chunks(body: Any, count: int, closing: threading.Event) -> Iterator[bytes]:
         if not chunk:
             raise _OtherBytesError("broken body")
         count -= len(chunk)
+        received.add(len(chunk))
         yield chunk

@@ -80,6 +80,8 @@ class Manifest:
     """State of fp16's loss scaling."""
     averaged: tuple[str, ...] = ()
     """Names of the parameters and buffers whose average is there too."""
+    seconds: float = 0.0
+    """From the copy of the state to this commit."""
     format: int = FORMAT
 
     def to_json(self) -> bytes:

@@ -68,7 +68,8 @@ class Committer:
         lost: frozenset[str] = frozenset()
         try:
             if refused is None:
-                whole = replace(manifest, files=tuple(file for tried in tries for file in tried.files))
+                files = tuple(file for tried in tries for file in tried.files)
+                whole = replace(manifest, files=files, seconds=round(age_seconds, 3))
                 lost = self._lost(whole)
                 if not lost:
                     self._commit(whole)

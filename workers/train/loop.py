@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from jobspecs.errors import DataError
 from jobspecs.job import JobSpec
 from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
+from workers.data.rows import BadSample
 from workers.data.shards import FAULTS
 from workers.losses.gather import all_reduce_sum, traffic
 from workers.mining.versions import era_of
@@ -66,7 +67,11 @@ class Outcome:
     """Optimizer steps done; they are committed."""
 
 
-def train(task: TrainTask) -> Outcome:
+Heard = Callable[[StepMetrics, list[BadSample]], None]
+"""Is told each step of this rank, and what it masked; it must be quick, and raise nothing."""
+
+
+def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
     """Trains to the last step, or to the next one after a request to stop, and commits it; or to the step where the
     job mines anew, and the next attempt goes on with what that found.
 
@@ -133,7 +138,8 @@ def train(task: TrainTask) -> Outcome:
         width = spec.model.embedding_dim
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
         health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
-        step = start
+        step, read_bytes = start, 0
+        pulse.take_seconds()  # what it took to come here is no step's
         for wait_seconds, batch in _timed(loader, start):
             began = time.monotonic()
             pulse.phase("gather")
@@ -157,6 +163,7 @@ def train(task: TrainTask) -> Outcome:
             health = measure_health(done, seen, contrast) if checked and math.isfinite(done.loss) else None
             step += 1
             seconds = wait_seconds + time.monotonic() - began
+            read_before, read_bytes = read_bytes, loader.read_bytes
             metrics = StepMetrics(
                 step=step,
                 loss=done.loss,
@@ -173,12 +180,16 @@ def train(task: TrainTask) -> Outcome:
                 health=health,
                 batch_digest=seen.digest(negatives.digest if negatives else ""),
                 negatives=era.version,
+                phase_seconds=pulse.take_seconds(),
+                storage_bytes=read_bytes - read_before,
                 world_size=world_size,
                 attempt=task.attempt,
                 time=time.time(),
             )
             pulse.phase("save", "metrics")
             recorder.step(metrics, batch.bad)
+            if heard is not None:
+                heard(metrics, batch.bad)
             health_watch.step(step, done, excused=scaling is not None and not scaling.at_minimum)
             if health is not None:
                 health_watch.health(step, health)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -54,6 +55,12 @@ class StepMetrics:
     batch_digest: str
     negatives: int
     """Version of the negatives that the job mined; 0 where it mined none."""
+    phase_seconds: Mapping[str, float]
+    """What the rank's time since the record before went into: `data`, `forward`, `gather`, `backward`, `update`, and
+    `save`, which stands between the two steps. By the host's clock: see `Pulse.take_seconds`."""
+    storage_bytes: int
+    """Bytes that the rank's loader has read from the storage since the record before, steps ahead; what its cache gave
+    is none of them."""
     world_size: int
     attempt: int
     time: float

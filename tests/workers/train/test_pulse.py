@@ -30,6 +30,19 @@ def test_a_step_its_phases_and_their_details() -> None:
     assert pulse.read() == Moment(4, "forward", "", 5), "another micro-batch is progress"
 
 
+def test_each_phase_is_timed() -> None:
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    for phase, seconds in (("data", 1.0), ("forward", 2.0), ("backward", 4.0), ("forward", 8.0), ("update", 16.0)):
+        pulse.phase(phase)
+        now[0] += seconds
+    assert pulse.take_seconds() == {"start": 0.0, "data": 1.0, "forward": 10.0, "backward": 4.0, "update": 16.0}
+    now[0] += 0.5
+    pulse.phase("save")
+    now[0] += 0.25
+    assert pulse.take_seconds() == {"update": 0.5, "save": 0.25}, "what goes on is counted up to the call"
+
+
 def phases_of(task: TrainTask) -> list[tuple[int, str, str]]:
     """Step, phase and detail of all that a rank says while it trains."""
     said, say = [], pulse.phase

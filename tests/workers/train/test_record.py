@@ -23,7 +23,7 @@ BAD = BadSample(uri="file:///x.tar", place=3, key="k", cause="truncated")
 
 def line(step: int) -> StepMetrics:
     values: dict[str, Any] = {field.name: 1.0 for field in fields(StepMetrics)}
-    return StepMetrics(**values | {"step": step})
+    return StepMetrics(**values | {"step": step, "phase_seconds": {"data": 0.5}})
 
 
 def test_rank_0_records_the_steps_and_every_rank_its_bad_samples(tmp_path: Path) -> None:
