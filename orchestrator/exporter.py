@@ -104,6 +104,6 @@ def _memory() -> tuple[str, int]:
     import psutil
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "gpu", torch.cuda.max_memory_allocated()
     return "cpu", psutil.Process().memory_info().rss

@@ -59,7 +59,7 @@ class Journal:
         for listener in self.listeners:
             listener.steps(records)
 
-    def _appended(self, kind: str, message: str, **fields: Any) -> dict[str, Any]:
+    def _appended(self, kind: str, message: str, /, **fields: Any) -> dict[str, Any]:
         event = self.ledger.append(kind, message, **fields)
         for listener in self.listeners:
             listener.event(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     """The Ray that the tests of a session share. Workers inherit the S3 server's credentials."""
     from orchestrator.ray_cluster import start_ray
 
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # a job of some seconds is seen too
     start_ray(Cluster(workers=3))
     yield
     import ray

@@ -3,9 +3,12 @@ a field of the metadata as text, colour changes, damaged samples."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from orchestrator.prepare import prepare
 from orchestrator.tokenizers import find
 from tests.orchestrator.command import assert_same_experiment, ledger_of, set_flags, tandem
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive
+from tests.orchestrator.monitoring import EXPRESSIONS, QUERIES, named
+from tests.orchestrator.prometheus import INSTALLED, Prometheus
 from tests.orchestrator.reference import reference
 from tests.workers.pretrained_folders import bert_like, clip_like
 from workers.data.tokenize import Tokenizer
@@ -62,7 +67,9 @@ def damaged(digits: Path, tmp_path: Path) -> Path:
 def test_mixture_filters_tokenizer_and_colours_on_one_and_two_workers(
     ray_cluster: None, damaged: Path, tmp_path: Path
 ) -> None:
-    status = drive(spec(damaged, tmp_path, "cluster.workers=2", "training.steps=48"))
+    job = spec(damaged, tmp_path, "cluster.workers=2", "training.steps=48", "training.health_every=20")
+    with watched():
+        status = drive(job)
     assert status.state == "succeeded"
     assert status.evaluations[0]["samples"] == 360
     # Once in each of the three passes over the source, or not at all in one that leaves it over.
@@ -78,6 +85,30 @@ def test_mixture_filters_tokenizer_and_colours_on_one_and_two_workers(
     one = reference(two, tmp_path / "one")
     assert one.bad_samples() == two.bad_samples()
     assert_same_experiment(list(one.metrics()), list(two.metrics()), tolerance=1e-4)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Prometheus looks on, and has seen all that the board and the alerts ask for at the end, where it is installed."""
+    if not INSTALLED:
+        yield
+        return
+    import ray
+
+    (node,) = ray.nodes()
+    with Prometheus([f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"]) as prometheus:
+        yield
+        deadline = time.monotonic() + 60  # the score came last
+        while missing := named([*QUERIES, *EXPRESSIONS]) - prometheus.names("ray_tandem_").keys():
+            assert time.monotonic() < deadline, missing
+            time.sleep(0.5)
+        seen = prometheus.names("ray_tandem_")
+        assert {series["tandem_job"] for metric in seen.values() for series in metric} >= {"digits-clip"}
+        of_ranks = seen["ray_tandem_step_seconds_total"]
+        assert {series["rank"] for series in of_ranks} >= {"0", "1"}
+        assert {series["phase"] for series in of_ranks} >= {"data", "forward", "gather", "backward", "update", "save"}
+        assert {series["cause"] for series in seen["ray_tandem_masked_rows_total"]} == {"undecodable"}
+        assert set(prometheus.rules().values()) == {"ok"}
 
 
 def test_the_plan_says_what_sources_and_filters_leave(ray_cluster: None, digits: Path, tmp_path: Path) -> None:

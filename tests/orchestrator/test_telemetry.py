@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from orchestrator import exporter
 from orchestrator.exporter import Exporter
 from orchestrator.telemetry import METRICS, RankFigures, RunFigures, figure
-from tests.orchestrator.monitoring import BOARD, EXPRESSIONS, PANELS, QUERIES, RULES, named
+from tests.orchestrator.monitoring import BOARD, EXPRESSIONS, MONITORING, PANELS, QUERIES, RULES, named
+from tests.orchestrator.prometheus import INSTALLED
 from workers.data.rows import BadSample
 from workers.train.record import StepMetrics
 
@@ -69,14 +71,17 @@ def test_gauges_are_set_and_counters_brought_to_their_value(monkeypatch: pytest.
         def __init__(self, name: str, words: str, tag_keys: tuple[str, ...]) -> None:
             self.name, self.tag_keys = name, tag_keys
 
-        def set(self, value: float, tags: dict[str, str]) -> None:
-            assert tags.keys() == set(self.tag_keys)
+        def inc(self, value: float, tags: dict[str, str]) -> None:
+            assert sorted(tags) == sorted(self.tag_keys)
             told.append((self.name, value, tags))
 
-        inc = set
+    class FakeGauge(Fake):
+        def __getattr__(self, name: str) -> Any:
+            assert name == "set"
+            return self.inc
 
     monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("ray.util.metrics.Gauge", Fake)
+    monkeypatch.setattr("ray.util.metrics.Gauge", FakeGauge)
     monkeypatch.setattr("ray.util.metrics.Counter", Fake)
     values = {figure(METRICS["tandem_storage_bytes"]): 100.0, figure(METRICS["tandem_memory_bytes"], device="cpu"): 5.0}
     tags = {"tandem_job": "x", "attempt": "1", "rank": "0"}
@@ -119,3 +124,10 @@ def test_the_board_is_one_that_grafana_can_lay_out() -> None:
         assert panel["datasource"]["uid"] == "${datasource}"
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         assert all("$tandem_job" in target["expr"] for target in panel["targets"]), panel["title"]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="Prometheus is not installed")
+def test_prometheus_can_read_its_configuration_and_the_rules() -> None:
+    for what, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
+        answer = subprocess.run(["promtool", "check", what, MONITORING / file], capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -16,7 +16,7 @@ from workers.repeating import Repeating
 from workers.run import PartsWriter, RunDirectory
 from workers.storage import Storage
 from workers.train.health import Health
-from workers.train.pulse import pulse
+from workers.train.pulse import Phase, pulse
 
 FLUSH_SECONDS = 1.0
 """A record is at most about this old when it reaches the run directory."""
@@ -55,7 +55,7 @@ class StepMetrics:
     batch_digest: str
     negatives: int
     """Version of the negatives that the job mined; 0 where it mined none."""
-    phase_seconds: Mapping[str, float]
+    phase_seconds: Mapping[Phase, float]
     """What the rank's time since the record before went into: `data`, `forward`, `gather`, `backward`, `update`, and
     `save`, which stands between the two steps. By the host's clock: see `Pulse.take_seconds`."""
     storage_bytes: int
