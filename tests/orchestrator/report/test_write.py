@@ -71,6 +71,8 @@ def test_a_report_of_a_run_holds_all_of_it_and_only_as_text(tmp_path: Path) -> N
         "Embeddings in two dimensions",
         "global_batch: 8",
         "steps_per_pass",
+        "What steps spend their time on",
+        "metrics and checkpoints",
     ):
         assert told in page.text, told
 

@@ -185,6 +185,14 @@ def metrics(ledger: Ledger, attempt: int, *steps: int) -> None:
                 "grad_norm": 1.0,
                 "samples_per_second": 4.0,
                 "data_wait_fraction": 0.25,
+                "phase_seconds": {
+                    "data": 0.5,
+                    "forward": 0.5,
+                    "gather": 0.25,
+                    "backward": 0.5,
+                    "update": 0.25,
+                    "save": 1,
+                },
                 "health": None if step % 2 else health(step),
             }
         )

@@ -144,6 +144,19 @@ def test_same_batches_and_losses_on_any_number_of_ranks(one_rank: Ran, ran: Ran)
     check_same_experiment(ours, expected)
 
 
+def test_each_step_says_where_its_time_went_and_what_was_read(ran: Ran) -> None:
+    lines = metrics(ran.tasks["plain"])
+    phases = {"data", "forward", "gather", "backward", "update"}
+    assert lines[0]["phase_seconds"].keys() == phases, "what it took to start is no step's"
+    assert all(line["phase_seconds"].keys() == {*phases, "save"} for line in lines[1:])
+    for line in lines:
+        seconds = 8 / line["samples_per_second"]
+        assert sum(line["phase_seconds"][phase] for phase in phases) == pytest.approx(seconds, rel=0.1, abs=0.05)
+    # 7 steps of 8 take all of the shards once, and some of them again.
+    assert sum(line["storage_bytes"] for line in lines) > 0
+    assert {line["storage_bytes"] for line in lines} != {0}
+
+
 def test_goes_on_from_a_checkpoint_of_any_number_of_ranks(one_rank: Ran, ran: Ran) -> None:
     assert set(ran.outcomes["resumed"]) == {Outcome(STEPS)}
     ours = metrics(ran.tasks["resumed"])
