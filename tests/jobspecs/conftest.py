@@ -82,6 +82,7 @@ FULL = {
         "data.weight={field: quality}",
         "data.loader.cache={folder: /scratch/tandem, max_size: 200 GiB}",
         "storage.s3={endpoint: 'http://minio:9000', region: eu-west-1}",
+        "tracking={mlflow: {uri: 'sqlite:///runs.db', experiment: digits}, wandb: {project: digits, entity: us}}",
         "training.ema={}",
         f"""evaluations=
           - kind: zero_shot

@@ -235,7 +235,7 @@ def test_neither_infinite_nor_nan(wrong: Wrong, example: str, value: str, shown:
             "give exactly one of steps, passes and samples (found steps and samples)"),
         ("modèle de base", 1, "modèle de base",
             "unknown key 'modèle de base'\n    Allowed here: apiVersion, name, seed, objective, data, model, "
-            "training, cluster, checkpoint, retry, evaluations, stop, mining, storage, deepspeed."),
+            "training, cluster, checkpoint, retry, evaluations, stop, mining, storage, tracking, deepspeed."),
         ("cluster.workers", {"min": 3, "max": 2}, "cluster.workers.min", "min 3 is above max, 2"),
         ("cluster.workers", {"min": 3}, "cluster.workers.max",
             "'max' is missing\n    Most ranks that the job takes."),

@@ -87,6 +87,7 @@ OPTIONAL = re.compile(
     r"|checkpoint\.(every_steps|every_minutes|keep_best|keep_every)"
     r"|cluster\.kubernetes(\.(service_account|token_secret|queue|monitoring_namespace|tolerations\.\d\.\w+))?"
     r"|stop|evaluations\.\d\.(every_checkpoints|best_only|resources)"
+    r"|tracking\.(mlflow|wandb|mlflow\.uri|mlflow\.experiment|wandb\.entity)"
 )
 """Fields that may be null, though they aren't in each spec in full."""
 
@@ -208,6 +209,7 @@ REQUIRED = {
     "Kubernetes": {"image"},
     "Toleration": {"key"},
     "Claim": {"claim", "path"},
+    "Wandb": {"project"},
 }
 """Keys that can't be left out, by section."""
 

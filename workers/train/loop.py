@@ -139,7 +139,6 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
         health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
         step, read_bytes = start, 0
-        pulse.take_seconds()  # what it took to come here is no step's
         for wait_seconds, batch in _timed(loader, start):
             began = time.monotonic()
             pulse.phase("gather")
@@ -222,6 +221,8 @@ def _timed(loader: Loader, start: int) -> Iterator[tuple[float, RankBatch]]:
     iterator = iter(loader)
     for step in itertools.count(start + 1):
         pulse.phase("data", loader.reading, step=step)
+        if step == start + 1:
+            pulse.take_seconds()  # what it took to come here is no step's
         began = time.monotonic()
         try:
             batch = next(iterator)
