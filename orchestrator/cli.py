@@ -5,8 +5,10 @@ Each command imports what it needs: `tandem --help` and `tandem validate` need n
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,18 +19,21 @@ import typer
 from orchestrator import cli_jobs, spec_commands
 from orchestrator.cli_render import render
 from orchestrator.command import (
+    DEBUG_VARIABLE,
     DONE,
     FAILED,
     WRONG,
     Address,
     Endpoint,
     EvaluatedModel,
+    Follow,
     Format,
     JobName,
     Model,
     Output,
     OutputOption,
     Overrides,
+    Quiet,
     ResultsOutput,
     ResultsOutputOption,
     Root,
@@ -39,18 +44,17 @@ from orchestrator.command import (
     drive,
     given_s3,
     job_of,
-    ledger_of,
+    open_run,
     print_results,
     section,
+    show_of,
     told,
     with_workers,
 )
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Contrastive training on Ray clusters: one job spec, the same experiment on any cluster.",
 )
 
 app.add_typer(render, name="render")
@@ -64,16 +68,38 @@ def main() -> None:
     app()
 
 
+@app.callback()
+def tandem(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show tracebacks of errors, also of your own.")
+    ] = False,
+) -> None:
+    """Contrastive training on Ray clusters: one job spec, the same experiment on any cluster."""
+    os.environ.pop(DEBUG_VARIABLE, None)  # it may say 0
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
 @app.command()
-def run(spec: Spec, workers: Workers = None, overrides: Overrides = []) -> None:  # noqa: B006 - typer reads it
+def run(
+    spec: Spec,
+    workers: Workers = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads it
+    quiet: Quiet = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Run a job on this machine, or go on with it: train, checkpoint, evaluate.
 
     The run directory is <storage.root>/<name>. Run again, the job goes on from its newest checkpoint; a
     finished job is left as it is. Ctrl-C saves a checkpoint first.
-    """
-    from jobspecs.load import load
 
-    drive(lambda: load(spec, with_workers(overrides, workers)))
+    A terminal shows one live view, anything else lines; -o json writes an object a line: events, progress, the status.
+    """
+    with told(WRONG):
+        from orchestrator.api import Run as ApiRun
+
+        show = show_of(output, quiet)
+    drive(lambda: ApiRun.from_spec(spec, *with_workers(overrides, workers)), show)
 
 
 @app.command()
@@ -117,7 +143,7 @@ def plan(
         from rich.console import Console
 
         from orchestrator.costs_view import show_costs
-        from orchestrator.view import plan_table
+        from orchestrator.tables import plan_table
 
         console = Console()
         console.print(plan_table(prepared.plan))
@@ -127,33 +153,39 @@ def plan(
 @app.command()
 def status(
     job: JobName,
+    follow: Follow = False,
     endpoint: Endpoint = None,
     address: Address = None,
     root: Root = "runs",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how a job is doing, on this machine or on a cluster."""
+    """Show how a job is doing, on this machine or on a cluster; with --follow until it ends, as `tandem run` does."""
     with told(WRONG):
-        answer = job_of(job, root, endpoint, address).status()
+        found = job_of(job, root, endpoint, address)
+        if follow:
+            from orchestrator.follow import follow_run
+
+            with contextlib.suppress(KeyboardInterrupt):
+                follow_run(found.ledger, show_of(output, quiet=False))
+            return
+        answer = found.status()
     if output is Output.JSON:
         print(json.dumps(asdict(answer), indent=2))
     else:
         from rich.console import Console
 
-        from orchestrator.view import View, status_table
+        from orchestrator.tables import show_results, status_table
 
         console = Console()
         console.print(status_table(answer))
-        View(console).results(answer, "evaluations")
+        show_results(console, answer, "evaluations")
 
 
 @app.command()
 def metrics(run: Run, endpoint: Endpoint = None) -> None:
     """Print one JSON object a step, in step order, without repeats after resumes."""
     with told(WRONG):
-        ledger = ledger_of(run, endpoint)
-        ledger.status()
-        for record in ledger.metrics():
+        for record in open_run(run, endpoint).metrics():
             print(json.dumps(record))
 
 
@@ -161,7 +193,7 @@ def metrics(run: Run, endpoint: Endpoint = None) -> None:
 def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = ResultsOutput.TABLE) -> None:
     """Show the results of a run's evaluations: one table over all checkpoints."""
     with told(WRONG):
-        found = ledger_of(run, endpoint).status().evaluations
+        found = open_run(run, endpoint).results()
     print_results(found, output)
 
 
@@ -183,12 +215,9 @@ def report(
     the curves lie over each other, in comparison.html.
     """
     with told(WRONG):
-        from orchestrator.report.write import write_report
-        from workers.storage import absolute
+        from orchestrator import api
 
-        ledgers = [ledger_of(run, endpoint) for run in runs]
-        place = None if out is None else absolute(out)
-        written = write_report(ledgers, place, given_s3(endpoint), no_model="" if model else "Left out by --no-model.")
+        written = api.report([open_run(run, endpoint) for run in runs], out, model=model)
     print(written)
 
 
@@ -271,7 +300,7 @@ def index(
     else:
         from rich.console import Console
 
-        from orchestrator.view import index_table
+        from orchestrator.tables import index_table
 
         Console().print(index_table(summary))
 

@@ -19,10 +19,12 @@ from orchestrator.command import (
     WRONG,
     Address,
     Endpoint,
+    Follow,
     JobName,
     Output,
     OutputOption,
     Overrides,
+    Quiet,
     Root,
     Spec,
     Workers,
@@ -30,15 +32,16 @@ from orchestrator.command import (
     given_s3,
     job_of,
     named_cluster,
+    show_of,
     told,
     with_workers,
 )
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import RayJobs
+    from jobspecs.storage import S3
     from orchestrator.submission import Submitted
+    from orchestrator.views.choose import Show
 
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its log until it ends. Ctrl-C leaves it running.")]
 Installed = Annotated[bool, typer.Option("--installed", help="Run what the cluster's image has; ship the spec alone.")]
 
 
@@ -59,6 +62,7 @@ def submit(
     ] = False,
     workers: Workers = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads it
+    quiet: Quiet = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit a job to a Ray cluster, or go on with it there.
@@ -69,16 +73,14 @@ def submit(
     """
     with told(WRONG):
         from jobspecs.load import load
-        from orchestrator.cluster import connect
-        from orchestrator.cluster_address import given_address
-        from orchestrator.submission import submit as submit_job
+        from orchestrator.api import submit as submit_job
 
+        show = show_of(output, quiet)
         job = load(spec, with_workers(overrides, workers))
-        jobs = connect(given_address(address))
-        submitted = submit_job(job, jobs, installed=installed, new_run=new_run)
-    _show(submitted, output)
+        submitted = submit_job(job, address=address, installed=installed, new_run=new_run)
+    _show(submitted, output, follow=follow)
     if follow:
-        _follow(jobs, submitted)
+        _follow(submitted, job.storage.s3, show)
 
 
 def list_jobs(
@@ -97,7 +99,7 @@ def list_jobs(
     else:
         from rich.console import Console
 
-        from orchestrator.view import jobs_table
+        from orchestrator.tables import jobs_table
 
         Console().print(jobs_table(found))
 
@@ -150,28 +152,33 @@ def resume(
     installed: Installed = False,
     endpoint: Endpoint = None,
     root: Root = "runs",
+    quiet: Quiet = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Go on with a job as it was started last: on the cluster, where one is named, else here, as `tandem run`."""
     with told(WRONG):
+        from orchestrator.api import Run
         from orchestrator.submission import kept_spec
         from orchestrator.submission import submit as submit_job
 
+        show = show_of(output, quiet)
         found = job_of(job, root, endpoint, address)
         spec = kept_spec(found.storage, found.run)
         jobs = found.jobs or named_cluster(address)
         submitted = None if jobs is None else submit_job(spec, jobs, installed=installed)
-    if jobs is None or submitted is None:
-        drive(lambda: spec)
+    if submitted is None:
+        drive(lambda: Run.from_spec(spec), show)
     else:
-        _show(submitted, output)
+        _show(submitted, output, follow=follow)
         if follow:
-            _follow(jobs, submitted)
+            _follow(submitted, spec.storage.s3, show)
 
 
-def _show(submitted: Submitted, output: Output) -> None:
+def _show(submitted: Submitted, output: Output, *, follow: bool) -> None:
     if output is Output.JSON:
-        print(json.dumps(asdict(submitted), indent=2), flush=True)
+        # What follows is an object a line, and so is this then.
+        line = json.dumps({"type": "submitted", **asdict(submitted)})
+        print(line if follow else json.dumps(asdict(submitted), indent=2), flush=True)
         return
     if submitted.submission_id is None:
         print(f"{submitted.name} is finished: all steps and evaluations are done ({submitted.run_directory})")
@@ -185,18 +192,19 @@ def _show(submitted: Submitted, output: Output) -> None:
     )
 
 
-def _follow(jobs: RayJobs, submitted: Submitted) -> None:
-    """Shows the log of a job, and ends as it ends."""
+def _follow(submitted: Submitted, s3: S3, show: Show) -> None:
+    """Shows a job, and ends as it ends."""
     if submitted.submission_id is None:
         return
     with told(FAILED):
-        from orchestrator.following import of_cluster
+        from orchestrator.api import Run
+        from orchestrator.cluster import connect
+        from orchestrator.follow import follow_job
 
+        ledger = Run.open(submitted.run_directory, s3).ledger
         try:
-            for line in of_cluster(jobs, submitted.submission_id, follow=True):
-                print(line, flush=True)
+            entry = follow_job(connect(submitted.cluster), submitted.submission_id, ledger, show)
         except KeyboardInterrupt:
             sys.exit(DONE)
-        entry = jobs.entry(submitted.submission_id)
     ends = {"SUCCEEDED": DONE, "STOPPED": INTERRUPTED}
     sys.exit(ends.get(entry.status, FAILED if entry.exit_code is None else entry.exit_code))

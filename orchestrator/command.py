@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -21,17 +21,18 @@ from jobspecs.errors import TandemError
 from jobspecs.redaction import redacted
 
 if TYPE_CHECKING:
-    from jobspecs.job import JobSpec
     from jobspecs.storage import S3
+    from orchestrator import api
     from orchestrator.cluster import RayJobs
-    from orchestrator.interrupt import Interrupt
     from orchestrator.jobs import Job
-    from orchestrator.ledger import Ledger
+    from orchestrator.views.choose import Show
 
 T = TypeVar("T")
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done, the job failed, the spec or the call is wrong, interrupted after a checkpoint."""
+DEBUG_VARIABLE = "TANDEM_DEBUG"
+"""The environment variable that shows tracebacks of errors made for users, as `tandem --debug` does."""
 
 
 class VectorType(StrEnum):
@@ -114,6 +115,8 @@ Root = Annotated[str, typer.Option(help="Where runs are looked for by name, as s
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="S3 endpoint of an s3:// run, as storage.s3.endpoint.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the end, and errors.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends. Ctrl-C leaves it running.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
 ResultsOutputOption = Annotated[ResultsOutput, typer.Option("--output", "-o", help="How to print them.")]
 
@@ -132,7 +135,7 @@ def print_results(found: list[dict[str, Any]], output: ResultsOutput) -> None:
         case ResultsOutput.TABLE:
             from rich.console import Console
 
-            from orchestrator.view import results_table
+            from orchestrator.tables import results_table
 
             Console().print(results_table(found))
             for line in failures(found):
@@ -180,69 +183,54 @@ def job_of(job: str, root: str, endpoint: str | None, address: str | None) -> Jo
     return find(job, root, given_s3(endpoint), lambda: named_cluster(address))
 
 
-def drive(load_spec: Callable[[], JobSpec]) -> NoReturn:
+def drive(run_of: Callable[[], api.Run], show: Show) -> NoReturn:
     """Runs a job in this process, or goes on with it, and ends the command as the job ends."""
     with told(WRONG):
-        from orchestrator.prepare import prepare
-
-        prepared = prepare(load_spec())
-    with told(FAILED):
-        from orchestrator.driver import Driver
-        from orchestrator.interrupt import Interrupt
         from orchestrator.job_entry import view_of_driver
-        from orchestrator.ledger import Ledger, State
+        from orchestrator.ledger import State
 
-        interrupt = Interrupt()
-        with signals(interrupt), view_of_driver() as view:
-            state = Driver(prepared, view, interrupt).run()
+        run = run_of()
+        view = view_of_driver(show, run.prepared.spec.name)
+    with told(FAILED):
+        state = run.run(view)
     code = DONE if state is State.SUCCEEDED else INTERRUPTED
     with told(code):  # results that can't be read now are there all the same
-        status = Ledger(prepared.storage, prepared.run).status()
+        status = run.status()
         view.results(status, f"{status.name}: {state.label} after {status.step} steps")
     sys.exit(code)
 
 
-def ledger_of(run: str, endpoint: str | None) -> Ledger:
-    """Of a run by its directory or URI. Raises UsageError."""
-    from jobspecs.storage import S3
-    from orchestrator.ledger import Ledger
-    from workers.run import RunDirectory
-    from workers.storage import Storage, absolute
+def show_of(output: Output, quiet: bool) -> Show:
+    """How the user wants to see a run. Raises UsageError."""
+    from jobspecs.errors import UsageError
+    from orchestrator.views.choose import Show
 
-    return Ledger(Storage(section(S3, endpoint=endpoint)), RunDirectory(absolute(run)))
+    if output is Output.JSON:
+        if quiet:
+            raise UsageError("-o json tells all, and --quiet nothing but the end. Choose one.")
+        return Show.JSON
+    return Show.QUIET if quiet else Show.TEXT
+
+
+def open_run(run: str, endpoint: str | None) -> api.Run:
+    """A run by its directory or URI. Raises UsageError."""
+    from orchestrator.api import Run
+
+    return Run.open(run, given_s3(endpoint))
 
 
 @contextlib.contextmanager
 def told(code: int) -> Iterator[None]:
-    """Errors made for users are printed without a traceback and end the command with `code`."""
+    """Errors made for users are printed and end the command with `code`; a traceback is shown where asked for."""
     from jobspecs.errors import UsageError
 
     try:
         yield
     except TandemError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         print(f"tandem: {redacted(str(error))}", file=sys.stderr)
         sys.exit(WRONG if isinstance(error, UsageError) else code)
     except KeyboardInterrupt:
         print("tandem: stopped at once; what was committed is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-@contextlib.contextmanager
-def signals(interrupt: Interrupt) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) asks the job to stop with a checkpoint; the second
-    stops it at once. One that is ignored, as `nohup` has it, stays so."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interrupt.requested():
-            raise KeyboardInterrupt
-        interrupt.request()
-
-    meant = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = {number: handler for number in meant if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

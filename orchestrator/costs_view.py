@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.costs import SAMPLES_PER_SECOND, Costs
-from orchestrator.view import in_bytes
+from orchestrator.tables import in_bytes
 
 
 def show_costs(console: Console, costs: Costs | None) -> None:

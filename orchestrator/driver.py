@@ -21,7 +21,7 @@ from orchestrator.ray_cluster import check_evaluations, check_resources, start_r
 from orchestrator.report.leave import leave_report
 from orchestrator.stop_request import StopRequest
 from orchestrator.trackers import check_trackers
-from orchestrator.view import View
+from orchestrator.views.view import View
 from orchestrator.within import within
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
@@ -88,7 +88,7 @@ class Driver:
         except TakenOverError:
             raise
         except Exception as error:
-            self._journal.end("run_failed", f"failed: {error}", shown=False)  # whoever called shows it
+            self._journal.end("run_failed", f"failed: {error}")
             leave_report(self._ledger)
             raise
         finally:
@@ -123,6 +123,7 @@ class Driver:
         self._journal.event(
             "run_started",
             f"{job.spec.name} {what}: {job.plan.total_steps} steps, {job.run.uri}",
+            total_steps=job.fixed.total_steps,
             filtered=job.plan.filtered,
             submission_id=self._lease.submission_id,
         )

@@ -1,10 +1,13 @@
-"""The user's request to stop a job, as its driver sees it."""
+"""The user's request to stop a job, as its driver sees it, and the signals that make it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 
 class Interrupt:
@@ -32,3 +35,27 @@ class Interrupt:
     def wait(self, seconds: float) -> None:
         """Sleeps, but not through a request."""
         self._requested.wait(seconds)
+
+
+@contextlib.contextmanager
+def signals(interrupt: Interrupt) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) asks the job to stop with a checkpoint; the second
+    stops it at once. One that is ignored, as `nohup` has it, stays so. Outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested():
+            raise KeyboardInterrupt
+        interrupt.request()
+
+    meant = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: handler for number in meant if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

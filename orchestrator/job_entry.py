@@ -11,12 +11,14 @@ import contextlib
 import json
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
 from orchestrator.lease import SUBMISSION_VARIABLE
-from orchestrator.view import View
+from orchestrator.views.choose import Show, view_of
+from orchestrator.views.lines import LinesView
+from orchestrator.views.view import View
 from workers.repeating import Repeating
 
 WRITE_SECONDS = 2.0
@@ -25,7 +27,7 @@ PROGRESS_SECONDS = 20.0
 END_SECONDS = 5.0
 
 
-class JobView(View):
+class JobView(LinesView):
     """The view of a driver that is a job of a cluster: its output is the job's log, and its last line the job's
     message. A context manager."""
 
@@ -35,7 +37,7 @@ class JobView(View):
         self._told = self._written = ""
         self._writing = Repeating("job entry", WRITE_SECONDS, self._write, once_more=True)
 
-    def __enter__(self) -> JobView:
+    def __enter__(self) -> Self:
         self._writing.start()
         return self
 
@@ -62,11 +64,11 @@ class JobView(View):
             self._written = told
 
 
-def view_of_driver() -> contextlib.AbstractContextManager[View]:
-    """What this process shows of the job that it drives."""
+def view_of_driver(show: Show, name: str) -> View:
+    """What this process shows of the job of that name, which it drives."""
     submission_id = os.environ.get(SUBMISSION_VARIABLE)
     if submission_id is None:
-        return contextlib.nullcontext(View(Console()))
+        return view_of(show, name)
     return JobView(Console(width=200), submission_id)
 
 

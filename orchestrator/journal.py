@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobspecs.errors import StorageError
 from orchestrator.ledger import Ledger
-from orchestrator.view import View
+from orchestrator.views.view import View
 
 if TYPE_CHECKING:
     from orchestrator.listening import Listener
@@ -37,9 +37,9 @@ class Journal:
         else:
             self.view.event(event)
 
-    def end(self, kind: str, message: str, *, shown: bool = True) -> None:
+    def end(self, kind: str, message: str) -> None:
         """The last event of this go. A storage that stays away is told to the user, and changes nothing of how the
-        go ended. shown: False where the user is told of the end in another way."""
+        go ended."""
         event = self._appended(kind, message)
         for left in reversed(range(END_TRIES)):
             try:
@@ -50,8 +50,7 @@ class Journal:
                 else:
                     self.view.line(f"{message} (it could not be written down: {error})")
             else:
-                if shown:
-                    self.view.event(event)
+                self.view.event(event)
                 return
 
     def steps(self, records: Sequence[dict[str, Any]]) -> None:

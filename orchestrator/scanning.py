@@ -113,11 +113,14 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal, or a line now and then where there is none (a job's log); nothing for a few seconds,
     after which most are done."""
     from rich.console import Console
+    from rich.file_proxy import FileProxy
     from rich.progress import Progress
 
+    # A live view that has the terminal puts lines above itself; two bars would draw over each other.
+    has_terminal = sys.stderr.isatty() and not isinstance(sys.stderr, FileProxy)
     began = told = time.monotonic()
     finished = 0
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=not has_terminal) as progress:
         task = progress.add_task(what, total=total, visible=False)
 
         def advance(done: int) -> None:
@@ -125,7 +128,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             finished += done
             now = time.monotonic()
             progress.update(task, advance=done, visible=now - began >= _SHOWN_SECONDS)
-            if not sys.stderr.isatty() and now - told >= _TOLD_SECONDS:
+            if not has_terminal and now - told >= _TOLD_SECONDS:
                 told = now
                 print(f"{what}: {finished:,} done", file=sys.stderr, flush=True)
 

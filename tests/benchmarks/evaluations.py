@@ -30,7 +30,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from orchestrator.prepare import prepare
 from orchestrator.ray_cluster import start_ray
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from tests.benchmarks.machine import machine
 from tests.orchestrator.conftest import digits_spec
 from workers.data.demo import write_demo
@@ -66,7 +66,7 @@ def measure(folder: Path, repetitions: int, seconds: float) -> dict[str, list[fl
                 job = prepare(digits_spec(folder / "digits", folder, *JOB, f"name={play}-{number}", PLAYS[play]))
                 ledger, interrupt = Ledger(job.storage, job.run), Interrupt()
                 threading.Timer(seconds, interrupt.request).start()
-                Driver(job, View(Console(file=io.StringIO())), interrupt).run()
+                Driver(job, LinesView(Console(file=io.StringIO())), interrupt).run()
                 found[play].append(throughput(list(ledger.metrics()), evaluated(ledger.events())))
     finally:
         ray.shutdown()

@@ -32,7 +32,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import prepare
 from orchestrator.ray_cluster import start_ray
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from tests.benchmarks.machine import machine
 from workers.data.demo import write_demo
 from workers.data.demo_stdlib import stdlib
@@ -124,7 +124,7 @@ def job(folder: Path, kind: str, seed: int, steps: int, batch: int, negatives: i
 def trained(spec: JobSpec) -> Scores:
     """The scores of a run's end."""
     prepared = prepare(spec)
-    view = View(Console(file=io.StringIO()))
+    view = LinesView(Console(file=io.StringIO()))
     state = Driver(prepared, view, Interrupt()).run()
     assert state is State.SUCCEEDED, state
     ledger = Ledger(prepared.storage, prepared.run)

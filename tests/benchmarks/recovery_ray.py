@@ -37,7 +37,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.ray_cluster import resources, start_ray
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from tests.benchmarks.recovery_timeline import Timeline, beginnings
 from tests.chaos.stage import descendants, is_train_worker
 from tests.orchestrator.conftest import TINY, digits_spec
@@ -85,7 +85,7 @@ def measure_recovery(folder: Path, repetitions: int) -> dict[str, list[Timeline]
 
 def run_tandem(job: Prepared, told: Path) -> Timeline:
     """The driver's worker is replaced by one that also tells."""
-    driver = Driver(job, View(Console(file=io.StringIO())), Interrupt())
+    driver = Driver(job, LinesView(Console(file=io.StringIO())), Interrupt())
     with mock.patch.object(orchestrator.attempt, "_worker", functools.partial(_tandem_worker, told)):
         killed = _disturbed(job, driver.run)
     events = Ledger(job.storage, job.run).events()
@@ -102,7 +102,7 @@ def _tandem_worker(told: Path, config: dict[str, Any]) -> Outcome:
 
 def run_ray_train(job: Prepared, told: Path) -> Timeline:
     """In a run directory as Tandem's driver lays it out."""
-    Driver(job, View(Console(file=io.StringIO())), Interrupt())._open()
+    Driver(job, LinesView(Console(file=io.StringIO())), Interrupt())._open()
     cluster = job.spec.cluster
     trainer = TorchTrainer(
         functools.partial(_ray_worker, told),

@@ -17,7 +17,7 @@ from orchestrator.driver import Driver
 from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger, Status
 from orchestrator.prepare import prepare
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from workers.data.demo import write_demo
 
 EXAMPLE = Path(__file__).parents[2] / "jobspecs" / "examples" / "digits_clip.yaml"
@@ -73,7 +73,7 @@ def digits_spec(data: Path | str, root: Path | str, *more: str) -> JobSpec:
 
 def drive(spec: JobSpec, interrupt: Interrupt | None = None) -> Status:
     """Runs a job in this process, on the session's Ray."""
-    view = View(Console(file=io.StringIO()))
+    view = LinesView(Console(file=io.StringIO()))
     prepared = prepare(spec)
     state = Driver(prepared, view, interrupt or Interrupt()).run()
     status = Ledger(prepared.storage, prepared.run).status()

@@ -18,18 +18,17 @@ from rich.console import Console
 from jobspecs.errors import JobFailedError, UnreachableError, UsageError
 from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, resume, watch, workforce
 from orchestrator.attempts import Attempts
-from orchestrator.command import signals
 from orchestrator.driver import Driver
 from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
-from orchestrator.interrupt import Interrupt
+from orchestrator.interrupt import Interrupt, signals
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.stop_request import Why
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.played_tasks import Cast, sections
 from workers.run import RunDirectory, RunPlan, committed_steps
@@ -63,7 +62,7 @@ class Stage:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.job.storage, self.job.run)
         self.output = io.StringIO()
-        self.view = View(Console(file=self.output))
+        self.view = LinesView(Console(file=self.output))
         self.journal = Journal(self.ledger, self.view)
         self.lease = Lease(self.job.storage, self.job.run)
         self.cast = Cast(self.job.spec, self.job.run)

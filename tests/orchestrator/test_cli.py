@@ -129,6 +129,29 @@ def test_what_needs_the_language_alone_imports_neither_torch_nor_ray(arguments: 
     assert answer.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_traceback_is_shown_to_those_who_ask_for_it(tmp_path: Path) -> None:
+    wrong = ("status", str(tmp_path))
+    for answer in (tandem("--debug", *wrong), tandem(*wrong, env={"TANDEM_DEBUG": "1"})):
+        assert answer.returncode == 2
+        assert "Traceback" in answer.stderr
+        assert answer.stderr.splitlines()[-1].startswith("tandem: ")
+    for none in ({}, {"TANDEM_DEBUG": "0"}):
+        assert "Traceback" not in tandem(*wrong, env=none).stderr
+
+
+def test_the_shell_is_told_how_to_complete() -> None:
+    script = tandem("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    assert "_TANDEM_COMPLETE=complete_bash" in script.stdout
+    line = {"_TANDEM_COMPLETE": "complete_bash", "COMP_WORDS": "tandem val", "COMP_CWORD": "1"}
+    assert tandem(env=line).stdout.split() == ["validate"]
+
+
+def test_quiet_and_json_contradict_each_other() -> None:
+    answer = tandem("run", str(EXAMPLE), "--quiet", "-o", "json")
+    assert answer.returncode == 2
+    assert "Choose one" in answer.stderr
+
+
 def test_a_wrong_call_has_exit_code_2() -> None:
     assert tandem("run").returncode == 2
     assert tandem("nonsense").returncode == 2

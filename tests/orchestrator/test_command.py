@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from orchestrator.command import signals
-from orchestrator.interrupt import Interrupt
+from orchestrator.interrupt import Interrupt, signals
 
 MEANT = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

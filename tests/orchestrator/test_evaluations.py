@@ -18,7 +18,7 @@ from orchestrator.evaluations import Evaluations, is_finished
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.view import View
+from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.played_tasks import Cast, sections, write_result
 from workers.train.checkpoint import Manifest
@@ -36,7 +36,7 @@ class Scene:
         self.job.storage.write(self.job.run.plan, self.job.fixed.to_json())
         self.ledger = Ledger(self.job.storage, self.job.run)
         self.output = io.StringIO()
-        self.journal = Journal(self.ledger, View(Console(file=self.output)))
+        self.journal = Journal(self.ledger, LinesView(Console(file=self.output)))
         self.cast = Cast(self.job.spec, self.job.run)
         self.evaluations = self.again()
 

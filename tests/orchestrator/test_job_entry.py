@@ -13,6 +13,7 @@ from orchestrator import job_entry
 from orchestrator.holders import holders, summed
 from orchestrator.job_entry import JobView, view_of_driver, write_entry
 from orchestrator.lease import SUBMISSION_VARIABLE
+from orchestrator.views.choose import Show
 
 
 @pytest.fixture
@@ -61,11 +62,11 @@ def test_an_entry_that_is_over_or_unknown_is_left_alone(entry: bytes | None, ent
 
 def test_a_typed_run_has_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SUBMISSION_VARIABLE, raising=False)
-    with view_of_driver() as view:
+    with view_of_driver(Show.TEXT, "x") as view:
         assert not isinstance(view, JobView)
     monkeypatch.setenv(SUBMISSION_VARIABLE, "x-1")
     monkeypatch.setattr(job_entry, "write_entry", lambda *_: True)
-    with view_of_driver() as view:
+    with view_of_driver(Show.TEXT, "x") as view:
         assert isinstance(view, JobView)
 
 

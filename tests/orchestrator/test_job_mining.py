@@ -18,7 +18,7 @@ from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from orchestrator.mining_work import MiningWork
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.view import plan_table
+from orchestrator.tables import plan_table
 from tests.orchestrator.command import ledger_of
 from tests.orchestrator.conftest import drive
 from tests.workers.mining_job import PAIRS, TOKENIZERS, spec_of, write_pairs, write_table

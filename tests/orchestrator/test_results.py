@@ -8,7 +8,7 @@ import io
 from rich.console import Console
 
 from orchestrator.results import as_csv, as_markdown, failures
-from orchestrator.view import results_table
+from orchestrator.tables import results_table
 
 RESULTS = [
     {

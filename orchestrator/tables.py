@@ -1,16 +1,14 @@
-"""What a person sees of a run while it runs: lines, on any terminal or none."""
+"""Tables, as people read them: a plan, an index, jobs, a status, results."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobspecs.redaction import redacted
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import MiningPlan, Plan
@@ -19,82 +17,43 @@ from orchestrator.results import HEADINGS, Result, rows, samples_of
 if TYPE_CHECKING:
     from orchestrator.jobs import Listed
 
-PROGRESS_SECONDS = 5.0
 
-
-class View:
-    """Prints events as they come, and progress every few seconds."""
-
-    def __init__(self, console: Console, progress_seconds: float = PROGRESS_SECONDS) -> None:
-        self.console = console
-        self._progress_seconds = progress_seconds
-        self._shown_at = 0.0
-        self._shown: dict[str, Any] | None = None
-
-    def event(self, event: dict[str, Any]) -> None:
-        """An event of the ledger."""
-        self.line(event["message"], event["time"])
-
-    def line(self, message: str, at: float | None = None) -> None:
-        """A message with the time of day."""
-        clock = time.strftime("%H:%M:%S", time.localtime(at))
-        # A terminal that was closed does not take the job with it: the event log has it all.
-        with contextlib.suppress(OSError):
-            self.console.print(f"{clock}  {redacted(message)}", highlight=False, markup=False, soft_wrap=True)
-
-    def progress(self, metrics: dict[str, Any], total_steps: int) -> None:
-        """The newest step, if the last one shown is a while ago or this is the last of all."""
-        step, before = metrics["step"], self._shown
-        due = time.monotonic() - self._shown_at >= self._progress_seconds or step == total_steps
-        if not due or (before is not None and before["step"] == step):
-            return
-        self._shown_at, self._shown = time.monotonic(), metrics
-        rate = _rate(metrics, before)
-        seconds = (total_steps - step) * metrics["samples"] / step / rate
-        masked = f"masked {metrics['masked']}  " if metrics["masked"] else ""
-        self.line(
-            f"step {step}/{total_steps}  loss {_number(metrics['loss'], 4)}  "
-            f"scale {_number(metrics['logit_scale'], 2)}  "
-            f"{rate:.0f} samples/s  data wait {metrics['data_wait_fraction']:.0%}  "
-            f"{masked}{_duration(seconds)} left"
+def show_results(console: Console, status: Status, title: str) -> None:
+    """Prints the table of results, for instance that which a run ends with, and where the run is."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
+        # Of all that could be broken in two on a narrow terminal, only the name that the user gave is.
+        table.add_column(
+            heading,
+            justify="left" if heading in ("evaluation", "score") else "right",
+            overflow="fold",
+            no_wrap=heading != "evaluation",
         )
-
-    def results(self, status: Status, title: str) -> None:
-        """The table of results, for instance that which a run ends with."""
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for heading in ("step", "evaluation", "score", "value", "chance", "samples"):
-            # Of all that could be broken in two on a narrow terminal, only the name that the user gave is.
-            table.add_column(
-                heading,
-                justify="left" if heading in ("evaluation", "score") else "right",
-                overflow="fold",
-                no_wrap=heading != "evaluation",
+    failed = [result for result in status.evaluations if "failed" in result]
+    for result in status.evaluations:
+        # The main score first; a failed evaluation has none.
+        scores = sorted(result.get("scores", {}).items(), key=lambda item: item[0] != result["main"])
+        for name, value in scores:
+            is_main = name == result["main"]
+            table.add_row(
+                str(result["step"]) if is_main else "",
+                result["evaluation"] if is_main else "",
+                name,
+                f"{value:.4f}",
+                f"{result['chance']:.4f}" if is_main else "",
+                samples_of(result) if is_main else "",
             )
-        failed = [result for result in status.evaluations if "failed" in result]
-        for result in status.evaluations:
-            # The main score first; a failed evaluation has none.
-            scores = sorted(result.get("scores", {}).items(), key=lambda item: item[0] != result["main"])
-            for name, value in scores:
-                is_main = name == result["main"]
-                table.add_row(
-                    str(result["step"]) if is_main else "",
-                    result["evaluation"] if is_main else "",
-                    name,
-                    f"{value:.4f}",
-                    f"{result['chance']:.4f}" if is_main else "",
-                    samples_of(result) if is_main else "",
-                )
-        if table.row_count:
-            self.console.print(table)
-        for result in failed:
-            self.console.print(
-                f"evaluation {result['evaluation']} of step {result['step']} failed: {result['failed']}\n"
-                "The same command tries it again.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        self.console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
+    if table.row_count:
+        console.print(table)
+    for result in failed:
+        console.print(
+            f"evaluation {result['evaluation']} of step {result['step']} failed: {result['failed']}\n"
+            "The same command tries it again.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
 
 
 def results_table(results: list[Result]) -> Table:
@@ -233,26 +192,6 @@ def in_bytes(count: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _rate(metrics: dict[str, Any], before: dict[str, Any] | None) -> float:
-    """Samples a second since the line before, checkpoints included; of the newest step alone in an attempt's first
-    line. One step's own rate would make the time that is left jump."""
-    if before is not None and before["attempt"] == metrics["attempt"] and metrics["time"] > before["time"]:
-        rate: float = (metrics["samples"] - before["samples"]) / (metrics["time"] - before["time"])
-    else:
-        rate = metrics["samples_per_second"]
-    return rate
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def status_table(status: Status) -> Table:

@@ -1,42 +1,25 @@
-"""What a person sees while a run runs, by hand-made metrics."""
+"""Lines of a run by hand-made metrics, and tables of results."""
 
 from __future__ import annotations
 
-import errno
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from orchestrator import view
-from orchestrator.ledger import Status
-from orchestrator.view import View
-
-
-def metrics(step: int, time: float, *, attempt: int = 1, rate: float = 1000.0) -> dict[str, Any]:
-    """A record of a run of batches of 100."""
-    return {
-        "step": step,
-        "samples": 100 * step,
-        "time": time,
-        "attempt": attempt,
-        "loss": 2.5,
-        "logit_scale": 14.3,
-        "samples_per_second": rate,
-        "data_wait_fraction": 0.0,
-        "masked": 0,
-    }
+from orchestrator import tables
+from orchestrator.views.lines import LinesView
+from tests.orchestrator.views.story import metrics, status_of
 
 
 @pytest.fixture
-def shown() -> tuple[View, io.StringIO]:
+def shown() -> tuple[LinesView, io.StringIO]:
     """A view whose every step is due, and what it prints on a terminal of 80 columns."""
     output = io.StringIO()
-    return View(Console(file=output, width=80), progress_seconds=0.0), output
+    return LinesView(Console(file=output, width=80), progress_seconds=0.0), output
 
 
-def test_the_rate_is_that_since_the_line_before(shown: tuple[View, io.StringIO]) -> None:
+def test_the_rate_is_that_since_the_line_before(shown: tuple[LinesView, io.StringIO]) -> None:
     terminal, output = shown
     terminal.progress(metrics(10, 100.0), 100)
     terminal.progress(metrics(20, 105.0, rate=9999.0), 100)  # 1,000 samples in 5 s; 8,000 are left
@@ -47,40 +30,18 @@ def test_the_rate_is_that_since_the_line_before(shown: tuple[View, io.StringIO])
     assert second.endswith("0:40 left")
 
 
-def test_the_first_line_of_an_attempt_tells_the_rate_of_its_step(shown: tuple[View, io.StringIO]) -> None:
+def test_the_first_line_of_an_attempt_tells_the_rate_of_its_step(shown: tuple[LinesView, io.StringIO]) -> None:
     terminal, output = shown
     terminal.progress(metrics(20, 100.0), 100)
     terminal.progress(metrics(10, 160.0, attempt=2, rate=500.0), 100)
     assert "500 samples/s" in output.getvalue().splitlines()[1]
 
 
-def test_a_step_is_shown_once(shown: tuple[View, io.StringIO]) -> None:
+def test_a_step_is_shown_once(shown: tuple[LinesView, io.StringIO]) -> None:
     terminal, output = shown
     terminal.progress(metrics(100, 100.0), 100)
     terminal.progress(metrics(100, 100.0), 100)
     assert len(output.getvalue().splitlines()) == 1
-
-
-def status_of(**fields: Any) -> Status:
-    """The status of a job that succeeded."""
-    known: dict[str, Any] = {
-        "submission_id": None,
-        "name": "job",
-        "run_directory": "file:///runs/job",
-        "state": "succeeded",
-        "attempt": 1,
-        "step": 1_000_000,
-        "total_steps": 1_000_000,
-        "world_size": 2,
-        "loss": 1.0,
-        "bad_samples": {},
-        "filtered": 0,
-        "failures": [],
-        "latest_checkpoint": None,
-        "evaluations": [],
-        "message": "",
-    }
-    return Status(**{**known, **fields})
 
 
 def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
@@ -96,7 +57,7 @@ def test_a_table_of_results_fits_80_columns_and_breaks_no_score() -> None:
     }
     status = status_of(evaluations=[result])
     output = io.StringIO()
-    View(Console(file=output, width=80)).results(status, "job: succeeded after 1000000 steps")
+    LinesView(Console(file=output, width=80)).results(status, "job: succeeded after 1000000 steps")
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = [line.split() for line in lines if line.strip()]
@@ -115,19 +76,8 @@ def test_a_status_tells_name_and_state_once_and_the_kinds_of_failures() -> None:
     output = io.StringIO()
     console = Console(file=output, width=100)
     answer = status_of(state="interrupted", failures=failures, evaluations=[result])
-    console.print(view.status_table(answer))
-    View(console).results(answer, "evaluations")
+    console.print(tables.status_table(answer))
+    tables.show_results(console, answer, "evaluations")
     assert output.getvalue().count("interrupted") == 1
     assert "attempt 1 at step 3 (worker_lost): rank 1: it died" in output.getvalue()
     assert "attempt 2 at step 3: as older versions tell it" in output.getvalue()
-
-
-class Closed(io.StringIO):
-    """A terminal that is not there any more."""
-
-    def write(self, text: str) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-
-def test_a_closed_terminal_takes_nothing_with_it() -> None:
-    View(Console(file=Closed())).line("step 1")
