@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import cli_jobs, spec_commands
+from orchestrator import cli_doctor, cli_jobs, spec_commands
 from orchestrator.cli_render import render
 from orchestrator.command import (
     DEBUG_VARIABLE,
@@ -424,7 +424,7 @@ def data(
         print(f"{split.directory}: {split.samples:,} samples in {split.shards} shard{'s' if split.shards > 1 else ''}")
 
 
-for command in (spec_commands.init, spec_commands.schema, spec_commands.diff):
+for command in (spec_commands.init, spec_commands.schema, spec_commands.diff, cli_doctor.doctor):
     app.command()(command)
 cli_jobs.add_to(app)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
@@ -15,6 +16,7 @@ from orchestrator.plan import MiningPlan, Plan
 from orchestrator.results import HEADINGS, Result, rows, samples_of
 
 if TYPE_CHECKING:
+    from orchestrator.doctor.finding import Finding
     from orchestrator.jobs import Listed
 
 
@@ -84,6 +86,20 @@ def jobs_table(jobs: list[Listed]) -> Table:
     for job in jobs:
         started = time.strftime("%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
         table.add_row(job.submission_id or job.name, job.state, started, job.progress, job.run_directory)
+    return table
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """What `tandem doctor` found, each with its remedy below it."""
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for no_wrap in (True, True, False):
+        table.add_column(no_wrap=no_wrap, overflow="fold")
+    for finding in findings:
+        told = Text(finding.found)
+        if finding.remedy:
+            told.append(f"\n{finding.remedy}", style="italic")
+        table.add_row(Text(finding.level, style=styles[finding.level]), finding.check, told)
     return table
 
 

@@ -142,14 +142,26 @@ def test_a_traceback_is_shown_to_those_who_ask_for_it(tmp_path: Path) -> None:
 def test_the_shell_is_told_how_to_complete() -> None:
     script = tandem("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
     assert "_TANDEM_COMPLETE=complete_bash" in script.stdout
-    line = {"_TANDEM_COMPLETE": "complete_bash", "COMP_WORDS": "tandem val", "COMP_CWORD": "1"}
-    assert tandem(env=line).stdout.split() == ["validate"]
+    line = {"_TANDEM_COMPLETE": "complete_bash", "COMP_WORDS": "tandem do", "COMP_CWORD": "1"}
+    assert tandem(env=line).stdout.split() == ["doctor"]
 
 
 def test_quiet_and_json_contradict_each_other() -> None:
     answer = tandem("run", str(EXAMPLE), "--quiet", "-o", "json")
     assert answer.returncode == 2
     assert "Choose one" in answer.stderr
+
+
+def test_the_doctor_tells_findings_and_fails_where_one_does(tmp_path: Path) -> None:
+    job = (str(EXAMPLE), "--set", f"storage.root={tmp_path}")
+    found = tandem("doctor", *job, "-o", "json", "--address", "http://127.0.0.1:9")
+    assert found.returncode == 1, found.stderr
+    levels = {finding["check"]: finding["level"] for finding in json.loads(found.stdout)}
+    assert levels["ray cluster"] == "fail"
+    assert levels["torch"] == levels["storage"] == levels["storage conditions"] == "ok"
+    table = tandem("doctor", *job)
+    assert "can be written" in table.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_call_has_exit_code_2() -> None:
