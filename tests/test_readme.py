@@ -23,7 +23,8 @@ def test_the_commands_in_the_readme_are_those_of_the_program() -> None:
     from orchestrator.cli import app
 
     table = re.findall(r"^\| `tandem (\w+)", README, re.MULTILINE)
-    assert sorted(table) == sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert sorted(table) == sorted([*commands, *(group.name for group in app.registered_groups)])
 
 
 def test_the_files_that_the_readme_names_are_there() -> None:
