@@ -40,7 +40,7 @@ class Interrupt:
 @contextlib.contextmanager
 def signals(interrupt: Interrupt) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) asks the job to stop with a checkpoint; the second
-    stops it at once. One that is ignored, as `nohup` has it, stays so. Outside the main thread it does nothing."""
+    stops it at once. A SIGHUP that is ignored, as `nohup` has it, stays so. Outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,10 +50,10 @@ def signals(interrupt: Interrupt) -> Iterator[None]:
             raise KeyboardInterrupt
         interrupt.request()
 
-    meant = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = {number: handler for number in meant if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handle)
+    meant = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        meant.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in meant}
     try:
         yield
     finally:

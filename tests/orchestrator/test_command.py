@@ -24,7 +24,7 @@ def test_the_first_signal_asks_and_the_second_stops(number: signal.Signals) -> N
     assert [signal.getsignal(each) for each in MEANT] == before
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
+def test_a_sighup_that_is_ignored_stays_so() -> None:
     """`nohup tandem run …` goes on when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
