@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from jobspecs.load import loads
 from jobspecs.starters import starter
@@ -27,6 +31,19 @@ def test_the_commands_in_the_readme_are_those_of_the_program() -> None:
     assert sorted(table) == sorted([*commands, *(group.name for group in app.registered_groups)])
 
 
-def test_the_files_that_the_readme_names_are_there() -> None:
-    for name in re.findall(r"`((?:jobspecs|workers|orchestrator|deploy)/[\w/.]+)`", README):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    for name in re.findall(r"`((?:jobspecs|workers|orchestrator|deploy|tests)/[\w/.]+)`", (ROOT / page).read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_tracker_of_the_contributors_page_works(capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(compile(block.group(1), "CONTRIBUTING.md", "exec"), names)
+    tracker = names["Lines"](SimpleNamespace(spec=SimpleNamespace(name="digits")), "key")
+    tracker.event({"event": "run_started"})
+    tracker.steps([{"step": 3, "loss": 1.5}])
+    tracker.close()
+    assert capsys.readouterr().err == "digits 3 1.5\n"
