@@ -145,7 +145,7 @@ class _Contrast(Function):
     ) -> tuple[Tensor, Tensor]:
         Q, N = pairs.queries, world_size()
         plain = float(scale) * max(rule.exponents) <= PLAIN_LOGIT
-        positive = scale * (A[:Q] * positive_rows(G, pairs)).sum(1)
+        positive = scale * _row_products(A[:Q], positive_rows(G, pairs))
         # What travelling queries have: as queries, or as those whose negatives a margin takes out.
         needed = rule.to_resident > 0 or (rule.symmetric and rule.margin is not None)
         positive_C = all_gather_rows(positive) if needed else positive.new_zeros(len(G))
@@ -224,16 +224,22 @@ class _Contrast(Function):
         if columns is not None:
             own = columns.at_positive[pairs.own]
             at_positive += own[partners(own)] if rule.symmetric else own
-        grad_A[:Q] += at_positive[:, None] * positive_rows(G, pairs)
+        grad_A[:Q].addcmul_(at_positive[:, None], positive_rows(G, pairs))
         grad_A *= scale
         if grad_G is not None:
-            grad_G[pairs.own] += at_positive[:, None] * A[:Q]
+            grad_G[pairs.own].addcmul_(at_positive[:, None], A[:Q])
             grad_G *= scale
         grad_scale = None
         if ctx.needs_input_grad[2]:
             # Σ ∂L/∂S·cos is Σ A·dA / s; with one side, dA holds each entry of S twice.
-            grad_scale = global_mean((A * grad_A).sum() / (2 * scale if rule.symmetric else scale))
+            grad_scale = global_mean(_row_products(A, grad_A).sum() / (2 * scale if rule.symmetric else scale))
         return grad_A, grad_G, grad_scale, None, None, None
+
+
+def _row_products(first: Tensor, second: Tensor) -> Tensor:
+    """(n, d) twice -> (n,), the rows' scalar products; a thousand rows at a time, as the whole would be as large as
+    all features of a rank once more."""
+    return torch.cat([(a * b).sum(1) for a, b in zip(first.split(1024), second.split(1024), strict=True)])
 
 
 def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tuple[Tensor, Tensor]:
