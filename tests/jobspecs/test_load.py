@@ -162,7 +162,7 @@ def test_an_override_clears_a_field(example: str) -> None:
             "kubernetes."),
         ("retri.max_attempts=1", "retri.max_attempts (retri): unknown key 'retri'\n    Did you mean "
             "'retry'? Allowed here: apiVersion, name, seed, objective, data, model, training, cluster, "
-            "checkpoint, retry, evaluations, stop, mining, storage, deepspeed."),
+            "checkpoint, retry, evaluations, stop, mining, storage, tracking, deepspeed."),
         ("data.image={column: jpg, size: 32, flip: 2}",
             "data.image (data.image.flip): should be less than or equal to 1, given: 2"),
         ("training.steps=0\n", "training.steps: should be greater than or equal to 1, given: 0"),

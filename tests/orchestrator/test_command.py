@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,16 @@ from orchestrator.interrupt import Interrupt, signals
 MEANT = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.fixture
+def none_is_ignored() -> Iterator[None]:
+    """Whoever started the tests may ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in MEANT}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("none_is_ignored")
 @pytest.mark.parametrize("number", MEANT)
 def test_the_first_signal_asks_and_the_second_stops(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in MEANT]
