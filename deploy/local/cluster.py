@@ -104,12 +104,9 @@ def up(ports: Ports) -> None:
             "head", _ray(ports, 0, "--head", f"--port={ports.ray}", f"--dashboard-port={ports.dashboard}"), ports.ray
         )
         _wait_for("head", ports.dashboard)
-        nodes = range(1, NODES)
-        started = [
-            _launch(f"node-{node}", _ray(ports, node, f"--address={address_of(0)}:{ports.ray}")) for node in nodes
-        ]
-        for node, process in zip(nodes, started, strict=True):
-            _wait_for(f"node-{node}", ports.agent(node), address_of(node), process)
+        for node in range(1, NODES):  # one after the other: two at a time take the same name for their sockets
+            command = _ray(ports, node, f"--address={address_of(0)}:{ports.ray}")
+            _start(f"node-{node}", command, ports.agent(node), address_of(node))
         _start_prometheus(ports)
     except BaseException:
         down()
