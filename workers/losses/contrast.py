@@ -23,7 +23,6 @@ d width.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import torch
@@ -45,8 +44,8 @@ passes over a tile. Beyond it (s = 100 is CLIP's bound), each row and column sub
 
 KEPT, KEPT_TILES = 0.25, 2
 """How much memory the tiles may have that are kept from the forward pass to the backward pass, which then need not
-compute them again: this share of the travelling features', or so many tiles where that is more. So memory stays linear.
-All of S is kept where 4·R ≤ d, as with many ranks."""
+compute them again: this share of the travelling features', or so many tiles where that is more; of each loss, where
+prefixes have one each. So memory stays linear. All of S is kept where 4·R ≤ d, as with many ranks."""
 
 
 def contrast(
@@ -125,17 +124,17 @@ class _Kept:
 
     def __init__(self, nbytes: float) -> None:
         self._left = nbytes
-        self._tiles: deque[list[Tensor]] = deque()
+        self._tiles: dict[int, list[Tensor]] = {}
 
-    def offer(self, exponentials: list[Tensor]) -> None:
-        """Keeps those of the next tile, if there was and is room."""
+    def offer(self, number: int, exponentials: list[Tensor]) -> None:
+        """Keeps those of a tile, if there was and is room."""
         self._left -= sum(exponential.nbytes for exponential in exponentials)
         if self._left >= 0:
-            self._tiles.append([exponential.clone() for exponential in exponentials])
+            self._tiles[number] = [exponential.clone() for exponential in exponentials]
 
-    def take(self) -> list[Tensor] | None:
-        """Of the next tile in the same order, to be written over; None when all are taken."""
-        return self._tiles.popleft() if self._tiles else None
+    def take(self, number: int) -> list[Tensor] | None:
+        """Those of a tile, once, to be written over; None where they were not kept."""
+        return self._tiles.pop(number, None)
 
 
 class _Contrast(Function):
@@ -155,13 +154,13 @@ class _Contrast(Function):
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
         factored, kept = _is_factored(rule, plain=plain), _Kept(max(KEPT * G.nbytes, KEPT_TILES * tile_bytes(G.device)))
-        for tile in tiles(A, G, scale, pairs):
+        for number, tile in enumerate(tiles(A, G, scale, pairs)):
             of_row, of_column = _negatives(tile, limits)
             # Over the tile itself where nobody else asks for its logits: half the memory.
             last = limits is None and not rule.counts and not measure
             of_row_exp = _exponentials(of_row, rule, over=last) if plain else []
-            if factored:
-                kept.offer(of_row_exp)
+            if factored and any(ctx.needs_input_grad):
+                kept.offer(number, of_row_exp)
             queries = slice(tile.rows.start, min(tile.rows.stop, Q))
             if rule.to_travelling and queries.start < queries.stop:
                 n = queries.stop - queries.start
@@ -208,9 +207,9 @@ class _Contrast(Function):
         wanted_A = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]  # the scale's gradient takes it too
         grad_A = torch.zeros_like(A)
         grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] and not rule.symmetric else None
-        for tile in tiles(A, G, scale, pairs):
+        for number, tile in enumerate(tiles(A, G, scale, pairs)):
             if ctx.factored:
-                exponentials = ctx.kept.take() or _exponentials(tile.logits(), rule, over=True)
+                exponentials = ctx.kept.take(number) or _exponentials(tile.logits(), rule, over=True)
                 dS_rc = _factored_gradient(exponentials, tile, rows, columns)
             else:
                 dS_rc = _gradient(tile, rows, columns, ctx)
@@ -239,7 +238,8 @@ class _Contrast(Function):
 def _row_products(first: Tensor, second: Tensor) -> Tensor:
     """(n, d) twice -> (n,), the rows' scalar products; a thousand rows at a time, as the whole would be as large as
     all features of a rank once more."""
-    return torch.cat([(a * b).sum(1) for a, b in zip(first.split(1024), second.split(1024), strict=True)])
+    pairs = zip(torch.split(first, 1024), torch.split(second, 1024), strict=True)
+    return torch.cat([(a * b).sum(1) for a, b in pairs])
 
 
 def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tuple[Tensor, Tensor]:

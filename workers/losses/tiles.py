@@ -16,9 +16,9 @@ from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER
 
 TILE_BYTES = 4 * 2**20
-"""Memory of one tile of S; some three of that size live at a time, ten with hardness and a margin together. On a CPU
-(2,048 rows, width 512) 2 to 16 MiB were equally fast, and 64 MiB a quarter slower, as the tile leaves the cache between
-two passes."""
+"""Memory of one tile of S; some five of that size live at a time, two of them kept (see `contrast.py`), ten with
+hardness and a margin together. On a CPU (2,048 rows, width 512) 2 to 16 MiB were equally fast, and 64 MiB a quarter
+slower, as the tile leaves the cache between two passes."""
 CUDA_TILE_BYTES = 256 * 2**20
 """The same on a GPU: 8,192 rows and columns, so that a product does far more arithmetic than it moves bytes."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from jobspecs.training import Training
-from workers.losses.contrast import KEPT
+from workers.losses.contrast import KEPT, KEPT_TILES
 from workers.losses.tiles import tile_bytes
 from workers.models.activations import Activations
 from workers.objectives import Contrast
@@ -20,8 +20,8 @@ from workers.train.deepspeed_config import MAX_BUCKET
 _FP32 = 4
 _LIVE = 1_000_000_000
 """Parameters that stage 3 holds whole at a time at most: DeepSpeed's own default."""
-_TILES = 5
-"""Tiles of the loss that live at a time, about: two are kept."""
+_TILES = 3
+"""Tiles of the loss that live at a time beside those that are kept, about."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def device_memory(
     resident, travelling = (contrast.inputs[side] * rows for side in (contrast.resident, contrast.travelling))
     features = resident + ranks * travelling
     whole = min(parameters, _LIVE) * (2 if device.type == "cpu" else 1)  # gloo gathers into memory of its own
+    losses = 1 + (0 if contrast.prefixes is None else len(contrast.prefixes.dims))
     held = parameters if stage < 3 else whole + -(-parameters // ranks)
     return DeviceMemory(
         parameters=_FP32 * held,
@@ -76,5 +77,6 @@ def device_memory(
         gradients=_FP32 * trained,
         reduction=_FP32 * (bucket if stage == 0 else bucket + share + (2 * share if device.type == "cpu" else 0)),
         activations=int(sum(kept) if at_a_time == rows else max(kept)),
-        loss=int(_FP32 * width * (3 * features + KEPT * ranks * travelling)) + _TILES * tile_bytes(device),
+        loss=int(_FP32 * width * (3 * features + KEPT * losses * ranks * travelling))
+        + (_TILES + KEPT_TILES * losses) * tile_bytes(device),
     )

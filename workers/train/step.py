@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from workers.data.rows import Rows
+from workers.losses.contrast import KEPT_TILES
 from workers.losses.contrast import contrast as info_nce
 from workers.losses.gather import global_mean, start_feature_gather, start_gradient_scatter, world_size
 from workers.losses.infonce import typical_gradient
@@ -193,8 +194,10 @@ class ContrastiveStep:
         """As much memory as the loss takes, so that it does not run out where no rank could tell the others."""
         contrast = self._contrast
         rows = sides[contrast.resident].keys.size + world_size() * sides[contrast.travelling].keys.size
+        losses = 1 + (0 if contrast.prefixes is None else len(contrast.prefixes.dims))
+        tiles = 6 + KEPT_TILES * losses
         return torch.empty(
-            4 * rows * self._width * 4 + 8 * tile_bytes(self._device), dtype=torch.uint8, device=self._device
+            4 * rows * self._width * 4 + tiles * tile_bytes(self._device), dtype=torch.uint8, device=self._device
         )
 
     def _encode(self, inputs: Inputs, *, keep: bool) -> _Encoded:
