@@ -35,6 +35,8 @@ def cluster(s3_server: str) -> Iterator[TokenCluster]:
     """Two cores, and the token in our environment; the run directories are in S3."""
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-submit")
     with TokenCluster(cpus=2) as cluster, pytest.MonkeyPatch.context() as environment:
+        # Attempts in this process leave the address of their Ray.
+        environment.delenv("RAY_API_SERVER_ADDRESS", raising=False)
         environment.setenv("RAY_AUTH_TOKEN", cluster.token)
         environment.setenv("RAY_ADDRESS", cluster.url)
         yield cluster
