@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.indexing import IndexSummary
 from orchestrator.ledger import Status
 from orchestrator.plan import MiningPlan, Plan
-from orchestrator.results import HEADINGS, Result, rows, samples_of
+from orchestrator.results import HEADINGS, Result, failures, rows, samples_of
 
 if TYPE_CHECKING:
     from orchestrator.doctor.finding import Finding
@@ -31,13 +31,13 @@ def show_results(console: Console, status: Status, title: str) -> None:
             overflow="fold",
             no_wrap=heading != "evaluation",
         )
-    failed = [result for result in status.evaluations if "failed" in result]
     for result in status.evaluations:
         # The main score first; a failed evaluation has none.
         scores = sorted(result.get("scores", {}).items(), key=lambda item: item[0] != result["main"])
         for name, value in scores:
             is_main = name == result["main"]
-            table.add_row(
+            _add(
+                table,
                 str(result["step"]) if is_main else "",
                 result["evaluation"] if is_main else "",
                 name,
@@ -47,15 +47,10 @@ def show_results(console: Console, status: Status, title: str) -> None:
             )
     if table.row_count:
         console.print(table)
-    for result in failed:
-        console.print(
-            f"evaluation {result['evaluation']} of step {result['step']} failed: {result['failed']}\n"
-            "The same command tries it again.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    console.print(f"run directory: {status.run_directory}", highlight=False, soft_wrap=True)
+    for line in failures(status.evaluations):
+        told = f"{line}\nThe same command tries it again."
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"run directory: {status.run_directory}", highlight=False, markup=False, soft_wrap=True)
 
 
 def results_table(results: list[Result]) -> Table:
@@ -72,9 +67,9 @@ def results_table(results: list[Result]) -> Table:
             min_width=12 if is_words else None,
         )
     for row in rows(results):
-        table.add_row(*row[:-1])
+        _add(table, *row[:-1])
         for score in filter(None, row[-1].split(", ")):
-            table.add_row("", "", *score.rsplit(" ", 1))
+            _add(table, "", "", *score.rsplit(" ", 1))
     return table
 
 
@@ -85,7 +80,7 @@ def jobs_table(jobs: list[Listed]) -> Table:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "started"))
     for job in jobs:
         started = time.strftime("%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
-        table.add_row(job.submission_id or job.name, job.state, started, job.progress, job.run_directory)
+        _add(table, job.submission_id or job.name, job.state, started, job.progress, job.run_directory)
     return table
 
 
@@ -99,7 +94,7 @@ def findings_table(findings: list[Finding]) -> Table:
         told = Text(finding.found)
         if finding.remedy:
             told.append(f"\n{finding.remedy}", style="italic")
-        table.add_row(Text(finding.level, style=styles[finding.level]), finding.check, told)
+        table.add_row(Text(finding.level, style=styles[finding.level]), Text(finding.check), told)
     return table
 
 
@@ -126,7 +121,7 @@ def plan_table(plan: Plan) -> Table:
         "data": plan.index_fingerprint[:16],
     }
     for what, value in rows.items():
-        table.add_row(what, value)
+        _add(table, what, value)
     return table
 
 
@@ -135,11 +130,16 @@ def index_table(summary: IndexSummary) -> Table:
     table = Table(title="index", title_justify="left", show_header=False)
     table.add_column("what", style="bold")
     table.add_column("how much", overflow="fold")
-    table.add_row("shards", f"{summary.shards:,} with {in_bytes(summary.shard_bytes)}")
-    table.add_row("samples", f"{summary.samples:,}")
-    table.add_row("offsets", f"known of {summary.shards_with_offsets:,} shards")
-    table.add_row("kept at", f"{summary.out} ({in_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
+    _add(table, "shards", f"{summary.shards:,} with {in_bytes(summary.shard_bytes)}")
+    _add(table, "samples", f"{summary.samples:,}")
+    _add(table, "offsets", f"known of {summary.shards_with_offsets:,} shards")
+    _add(table, "kept at", f"{summary.out} ({in_bytes(summary.out_bytes)})" if summary.out else "nowhere: give --out")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row of words as they are: causes of failures and paths may look like rich's markup."""
+    table.add_row(*map(Text, cells))
 
 
 def _workers(plan: Plan) -> str:
@@ -216,18 +216,18 @@ def status_table(status: Status) -> Table:
     table.add_column("what", style="bold")
     table.add_column("how", overflow="fold")
     loss = "" if status.loss is None else f", loss {status.loss:.4f}"
-    table.add_row("step", f"{status.step:,} of {status.total_steps:,}{loss}")
+    _add(table, "step", f"{status.step:,} of {status.total_steps:,}{loss}")
     if status.submission_id:
-        table.add_row("job", status.submission_id)
-    table.add_row("attempt", f"{status.attempt}, {status.world_size} worker{'s' if status.world_size != 1 else ''}")
-    table.add_row("newest checkpoint", status.latest_checkpoint or "none")
+        _add(table, "job", status.submission_id)
+    _add(table, "attempt", f"{status.attempt}, {status.world_size} worker{'s' if status.world_size != 1 else ''}")
+    _add(table, "newest checkpoint", status.latest_checkpoint or "none")
     if status.filtered:
-        table.add_row("filtered", f"{status.filtered:,} samples that the filters leave out")
+        _add(table, "filtered", f"{status.filtered:,} samples that the filters leave out")
     if status.bad_samples:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(status.bad_samples.items()))
-        table.add_row("bad samples", f"{causes}; listed in bad_samples/")
+        _add(table, "bad samples", f"{causes}; listed in bad_samples/")
     for failure in status.failures:
         kind = f" ({failure['kind']})" if failure["kind"] else ""  # older runs have none
-        table.add_row("failure", f"attempt {failure['attempt']} at step {failure['step']}{kind}: {failure['cause']}")
-    table.add_row("last event", status.message)
+        _add(table, "failure", f"attempt {failure['attempt']} at step {failure['step']}{kind}: {failure['cause']}")
+    _add(table, "last event", status.message)
     return table
