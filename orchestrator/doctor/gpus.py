@@ -59,14 +59,18 @@ def judge(there: Sequence[Gpu], torch: TorchCuda, wanted: int) -> Iterator[Findi
                 f"Is CUDA_VISIBLE_DEVICES empty? Else driver {there[0].driver} is too old for it: update it, or "
                 "install a PyTorch for an older CUDA."
             )
-        yield Finding("CUDA", Level.FAIL, f"{built}, and can use none of {len(there)} GPUs", remedy)
+        # A job without GPUs runs all the same, and they may be hidden from this process on purpose.
+        level = Level.FAIL if wanted else Level.WARN
+        yield Finding("CUDA", level, f"{built}, and can use none of {len(there)} GPUs", remedy)
     elif torch.visible < wanted:
         remedy = (
             "Lower cluster.workers, set cluster.gpus_per_worker: 0, or send the job to a cluster with `tandem submit`."
         )
         yield Finding("CUDA", Level.FAIL, f"the job needs {wanted} GPUs here, and there are {torch.visible}", remedy)
     else:
-        usable = f"can use {torch.visible} GPU{'s' if torch.visible != 1 else ''}" if there else "there is no GPU"
+        usable = (
+            f"can use {torch.visible} GPU{'s' if torch.visible != 1 else ''}" if torch.visible else "there is no GPU"
+        )
         yield Finding("CUDA", Level.OK, f"{built}; {usable}")
 
 

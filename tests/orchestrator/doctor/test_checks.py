@@ -48,8 +48,10 @@ def test_versions_are_held_to_the_requirements() -> None:
         ([], TorchCuda(None, 0), 0, "ok", "there is no GPU"),
         ([CARD], TorchCuda("12.6", 1), 1, "ok", "can use 1 GPU"),
         ([CARD], TorchCuda("12.6", 1), 2, "fail", "the job needs 2 GPUs here, and there are 1"),
-        ([CARD], TorchCuda(None, 0), 0, "fail", "built for CPUs alone, and can use none of 1"),
-        ([CARD], TorchCuda("13.0", 0), 0, "fail", "built for CUDA 13.0, and can use none of 1"),
+        ([CARD], TorchCuda(None, 0), 0, "warn", "built for CPUs alone, and can use none of 1"),
+        ([CARD], TorchCuda("13.0", 0), 0, "warn", "built for CUDA 13.0, and can use none of 1"),
+        ([CARD], TorchCuda("13.0", 0), 1, "fail", "built for CUDA 13.0, and can use none of 1"),
+        ([], TorchCuda("12.6", 2), 1, "ok", "can use 2 GPUs"),
     ],
 )
 def test_what_driver_torch_and_job_say_together(
