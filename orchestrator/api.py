@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +72,8 @@ class Run:
         """Its run directory."""
         return self.ledger.run.uri
 
-    @cached_property
-    def prepared(self) -> Prepared:
-        """The job, checked against data and run directory, and planned. Nothing is started.
+    def prepare(self) -> Prepared:
+        """The job, checked against data and run directory as they are now, and planned. Nothing is started.
 
         Raises UsageError, DataError, StorageError: what `orchestrator.prepare.prepare` does.
         """
@@ -84,26 +82,26 @@ class Run:
         return prepare(self._to_run())
 
     def plan(self) -> Plan:
-        """What would run. Raises what `prepared` does; that the run of this name is another experiment is no error."""
+        """What would run. Raises what `prepare` does; that the run of this name is another experiment is no error."""
         from orchestrator.prepare import prepare
 
         return prepare(self._to_run(), only_plan=True).plan
 
-    def run(self, view: View | None = None, *, quiet: bool = False) -> State:
+    def run(self, view: View | None = None, *, quiet: bool = False, prepared: Prepared | None = None) -> State:
         """Runs the job on this machine, or on the cluster that RAY_ADDRESS names, or goes on with it. Returns SUCCEEDED
-        or INTERRUPTED.
+        or INTERRUPTED. prepared: what `prepare` has just returned, if it was called.
 
         In the main thread the first Ctrl-C (in a notebook: interrupting the kernel) saves a checkpoint and ends it, the
         second raises KeyboardInterrupt. view: shows it; by default what `tandem run` shows, or nothing if `quiet`.
 
-        Raises what `prepared` does; UsageError: it is being run already, or the cluster has too little; JobFailedError.
+        Raises what `prepare` does; UsageError: it is being run already, or the cluster has too little; JobFailedError.
         """
         from orchestrator.driver import Driver
         from orchestrator.interrupt import Interrupt, signals
         from orchestrator.job_entry import view_of_driver
         from orchestrator.views.choose import Show
 
-        prepared, interrupt = self.prepared, Interrupt()
+        prepared, interrupt = prepared or self.prepare(), Interrupt()
         view = view or view_of_driver(Show.QUIET if quiet else Show.TEXT, prepared.spec.name)
         with signals(interrupt), view:
             return Driver(prepared, view, interrupt).run()
@@ -153,8 +151,8 @@ def report(runs: Sequence[Run], out: str | None = None, *, model: bool = True) -
     from orchestrator.report.write import write_report
 
     place = None if out is None else absolute(out)
-    reason = "" if model else "Left out by --no-model."
-    return write_report([run.ledger for run in runs], place, runs[0].s3, no_model=reason)
+    reason = "" if model else "Left out, as it was asked for."
+    return write_report([(run.ledger, run.s3) for run in runs], place, no_model=reason)
 
 
 def submit(

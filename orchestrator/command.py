@@ -190,9 +190,10 @@ def drive(run_of: Callable[[], api.Run], show: Show) -> NoReturn:
         from orchestrator.ledger import State
 
         run = run_of()
-        view = view_of_driver(show, run.prepared.spec.name)
+        prepared = run.prepare()
+        view = view_of_driver(show, prepared.spec.name)
     with told(FAILED):
-        state = run.run(view)
+        state = run.run(view, prepared=prepared)
     code = DONE if state is State.SUCCEEDED else INTERRUPTED
     with told(code):  # results that can't be read now are there all the same
         status = run.status()

@@ -67,6 +67,10 @@ class Driver:
         with listening(job, self._journal):
             return self._drive()
 
+    def _leave_report(self) -> None:
+        if reason := leave_report(self._ledger):
+            self._journal.line(f"no report: {reason}. `tandem report {self._ledger.run.uri}` writes it")
+
     def _drive(self) -> State:
         job = self._job
         try:
@@ -76,10 +80,10 @@ class Driver:
                 succeeded = trained and self._finish(evaluations)
             if succeeded:
                 self._journal.end("run_succeeded", "succeeded")
-                leave_report(self._ledger)
+                self._leave_report()
                 return State.SUCCEEDED
             self._journal.end("run_interrupted", "interrupted; the same command goes on from here")
-            leave_report(self._ledger)
+            self._leave_report()
             return State.INTERRUPTED
         except KeyboardInterrupt:
             message = "stopped at once; the same command goes on from the last commit"
@@ -89,7 +93,7 @@ class Driver:
             raise
         except Exception as error:
             self._journal.end("run_failed", f"failed: {error}")
-            leave_report(self._ledger)
+            self._leave_report()
             raise
         finally:
             self._lease.give_back()

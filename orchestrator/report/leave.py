@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from orchestrator.ledger import Ledger
 from orchestrator.report.write import write_report
 from orchestrator.within import within
@@ -15,13 +13,20 @@ LARGEST_METRICS = 64 << 20
 NO_MODEL = "Left out: the run wrote this page itself, and loads no model for it. tandem report RUN adds this."
 
 
-def leave_report(ledger: Ledger) -> None:
-    """Writes it. Never fails, and never takes long: it is not worth a run."""
-    within(SECONDS, lambda: _leave(ledger))
+def leave_report(ledger: Ledger) -> str:
+    """Writes it. Never fails, and never takes long: it is not worth a run. Returns why there is none; "" where it was
+    written."""
+    told = [f"it took longer than {SECONDS:.0f} s"]
+    within(SECONDS, lambda: told.append(_leave(ledger)))
+    return told[-1]
 
 
-def _leave(ledger: Ledger) -> None:
-    with contextlib.suppress(Exception):
+def _leave(ledger: Ledger) -> str:
+    try:
         size = sum(info.size for info in ledger.storage.list(ledger.run.metrics))
-        if size <= LARGEST_METRICS:
-            write_report([ledger], no_model=NO_MODEL)
+        if size > LARGEST_METRICS:
+            return f"its metrics have {size >> 20} MiB"
+        write_report([(ledger, None)], no_model=NO_MODEL)
+    except Exception as error:  # whatever it is, it is told, and the run has ended as it has
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -13,22 +13,24 @@ from orchestrator.report.record import read_record
 from workers.storage import Storage, join
 
 
-def write_report(ledgers: Sequence[Ledger], out: str | None = None, s3: S3 | None = None, *, no_model: str = "") -> str:
+def write_report(runs: Sequence[tuple[Ledger, S3 | None]], out: str | None = None, *, no_model: str = "") -> str:
     """Writes the report of one run, or of several in one, and returns its URI.
 
-    out: URI; None: report.html in the run directory, of several runs comparison.html in that of the first. s3: how S3
-    is reached for models and data, in place of the specs'. no_model: why what needs a model is left out,
+    runs: each with how S3 is reached for its model and data, in place of its spec's. out: URI; None: report.html in the
+    run directory, of several runs comparison.html in that of the first. no_model: why what needs a model is left out,
     if it is to be; where it fails, the page says why.
 
     Raises UsageError: no run, or one run twice; RunDirectoryError, StorageError.
     """
-    uris = [ledger.run.uri for ledger in ledgers]
+    if not runs:
+        raise UsageError("There is no run to report. Name one at least.")
+    uris = [ledger.run.uri for ledger, _ in runs]
     for place, uri in enumerate(uris):
         if uri in uris[:place]:
             raise UsageError(f"{uri} is named twice. Name each run once.")
-    reported = [_reported(ledger, s3, no_model) for ledger in ledgers]
+    reported = [_reported(ledger, s3, no_model) for ledger, s3 in runs]
     out = out or join(uris[0], "report.html" if len(uris) == 1 else "comparison.html")
-    storage = ledgers[0].storage if out.startswith("s3://") else Storage()
+    storage = runs[0][0].storage if out.startswith("s3://") else Storage()
     storage.write(out, page(reported).encode())
     return out
 

@@ -20,7 +20,7 @@ WIDEST = (
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(write_report([write_images_run(tmp_path_factory.mktemp("run"))]).removeprefix("file://"))
+    return Path(write_report([(write_images_run(tmp_path_factory.mktemp("run")), None)]).removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def page_at(uri: str) -> Page:
 
 def test_a_report_of_a_run_holds_all_of_it_and_only_as_text(tmp_path: Path) -> None:
     ledger = write_images_run(tmp_path)
-    page = page_at(write_report([ledger]))
+    page = page_at(write_report([(ledger, None)]))
     assert (page.count("script"), page.count("style"), page.count("link")) == (1, 1, 0)
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     addresses = [a[name] or "" for _, a in page.elements for name in ("src", "href") if name in a]
@@ -79,7 +80,7 @@ def test_a_report_of_a_run_holds_all_of_it_and_only_as_text(tmp_path: Path) -> N
 
 def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     one, other = write_images_run(tmp_path, "one"), write_images_run(tmp_path, "other")
-    out = write_report([one, other], no_model="not now")
+    out = write_report([(one, None), (other, None)], no_model="not now")
     assert out == f"{one.run.uri}/comparison.html"
     page = page_at(out)
     assert page.text.count("not now") == 4
@@ -87,9 +88,14 @@ def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     loss = next(chart for chart in charts if '"2.9"' in chart)
     assert loss.index('"one"') < loss.index('"other"')
     namesake = write_images_run(tmp_path / "again", "one")
-    assert "2 runs: " + tmp_path.name + "/one, again/one" in page_at(write_report([one, namesake], no_model="-")).text
+    assert (
+        "2 runs: " + tmp_path.name + "/one, again/one"
+        in page_at(write_report([(one, None), (namesake, None)], no_model="-")).text
+    )
     with pytest.raises(UsageError, match=r"one is named twice\. Name each run once"):
-        write_report([one, one])
+        write_report([(one, None), (one, None)])
+    with pytest.raises(UsageError, match="no run to report"):
+        write_report([])
 
 
 def test_what_fails_with_the_model_leaves_the_rest_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,13 +103,13 @@ def test_what_fails_with_the_model_leaves_the_rest_whole(tmp_path: Path, monkeyp
     manifest = next((tmp_path / "told").glob("checkpoints/*/manifest.json"))
     content = manifest.read_bytes()
     manifest.unlink()
-    page = page_at(write_report([ledger]))
+    page = page_at(write_report([(ledger, None)]))
     assert "Left out: " in page.text
     assert "has not committed a checkpoint yet" in page.text
     assert "7 of 7" in page.text
     manifest.write_bytes(content)
     monkeypatch.setattr("orchestrator.report.look._map", lambda *_: 1 / 0)
-    page = page_at(write_report([ledger]))
+    page = page_at(write_report([(ledger, None)]))
     assert "Left out: ZeroDivisionError: division by zero (<lambda>, line" in page.text
 
 
@@ -111,7 +117,7 @@ def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     storage, run = Storage(S3()), RunDirectory(f"file://{tmp_path}/job")
     storage.write(run.plan, RunPlan(Layout(0, 8, 2, 16, (8,)), 10, "spec", "index").to_json())
     storage.write(run.spec, b"of: another version\n")
-    page = page_at(write_report([Ledger(storage, run)], no_model="not now"))
+    page = page_at(write_report([(Ledger(storage, run), None)], no_model="not now"))
     for told in ("No data yet.", "No attempt has begun yet.", "No evaluation has a result yet.", "of: another version"):
         assert told in page.text, told
 
@@ -123,7 +129,7 @@ def test_a_run_under_way_is_shown_as_it_stands(tmp_path: Path) -> None:
     try:
         ledger.event("attempt_started", "…", attempt=4, step=3, world_size=2)
         ledger.event("run_started", "…")
-        page = page_at(write_report([ledger], no_model="not now"))
+        page = page_at(write_report([(ledger, None)], no_model="not now"))
     finally:
         lease.give_back()
     assert "running as of " in page.text
@@ -138,7 +144,7 @@ def test_numbers_that_are_none_leave_holes(tmp_path: Path) -> None:
     writer = PartsWriter(ledger.storage, ledger.run.metrics, "a00004-")
     writer.append({"step": 7, "attempt": 4, "loss": None, "health": {"accuracy": None}})
     writer.flush()
-    page = page_at(write_report([ledger], no_model="not now"))
+    page = page_at(write_report([(ledger, None)], no_model="not now"))
     assert "similar: similarity" in page.text
 
 
@@ -146,13 +152,16 @@ def test_a_run_leaves_its_report_and_is_not_held_up_by_it(tmp_path: Path, monkey
     ledger = write_images_run(tmp_path)
     written = tmp_path / "told" / "report.html"
     monkeypatch.setattr(leave, "LARGEST_METRICS", 0)
-    leave_report(ledger)
+    assert leave_report(ledger) == "its metrics have 0 MiB"
     assert not written.exists()
     monkeypatch.setattr(leave, "LARGEST_METRICS", 1 << 20)
-    leave_report(ledger)
+    assert leave_report(ledger) == ""
     assert "tandem report RUN adds this" in written.read_text()
     monkeypatch.setattr(write, "page", lambda _: 1 / 0)
-    leave_report(ledger)
+    assert leave_report(ledger) == "ZeroDivisionError: division by zero"
+    monkeypatch.setattr(write, "page", lambda _: time.sleep(5) or "")
+    monkeypatch.setattr(leave, "SECONDS", 0.05)
+    assert leave_report(ledger) == "it took longer than 0 s"
 
 
 def test_the_command_needs_no_torch_without_the_model(tmp_path: Path) -> None:
@@ -164,4 +173,4 @@ def test_the_command_needs_no_torch_without_the_model(tmp_path: Path) -> None:
     path = {"PYTHONPATH": f"{loader.parent}:{':'.join(filter(None, sys.path))}"}
     done = tandem("report", str(tmp_path / "told"), "--out", str(out), "--no-model", env=path)
     assert (done.returncode, done.stdout) == (0, f"file://{out}\n"), done.stderr
-    assert "Left out by --no-model." in out.read_text()
+    assert "Left out, as it was asked for." in out.read_text()
