@@ -118,7 +118,7 @@ def plan(
     workers: Workers = None,
     overrides: Overrides = [],  # noqa: B006
     step_seconds: Annotated[
-        float | None, typer.Option(min=0.0, help="Of a step, to estimate the goodput by.", show_default=False)
+        float | None, typer.Option(min=1e-6, help="Of a step, to estimate the goodput by.", show_default=False)
     ] = None,
     failures_per_day: Annotated[float, typer.Option(min=1e-6, help="Of the whole job, for the goodput.")] = 1.0,
     output: OutputOption = Output.TABLE,
@@ -132,13 +132,15 @@ def plan(
     """
     with told(WRONG):
         from jobspecs.load import load
-        from orchestrator.costs import costs_of
+        from orchestrator.costs import costs_of, warnings_of
         from orchestrator.prepare import prepare
 
         prepared = prepare(load(spec, with_workers(overrides, workers)), only_plan=True)
         costs = costs_of(prepared, seconds_per_step=step_seconds, failures_per_day=failures_per_day)
+        warnings = warnings_of(prepared.spec, prepared.plan)
     if output is Output.JSON:
-        print(json.dumps({**asdict(prepared.plan), "costs": None if costs is None else asdict(costs)}, indent=2))
+        found = {"costs": None if costs is None else asdict(costs), "warnings": warnings}
+        print(json.dumps({**asdict(prepared.plan), **found}, indent=2))
     else:
         from rich.console import Console
 
@@ -147,7 +149,7 @@ def plan(
 
         console = Console()
         console.print(plan_table(prepared.plan))
-        show_costs(console, costs)
+        show_costs(console, costs, warnings)
 
 
 @app.command()

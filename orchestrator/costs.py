@@ -1,13 +1,11 @@
 """What a job takes of its machines, network and storage: counted from spec and plan before anything is started.
 
-Towers are counted as skeletons, activations on fake tensors (workers/models/activations.py): a minute for the largest,
-and no memory.
+Towers are counted as skeletons, activations on fake tensors (workers/models/activations.py): seconds, and no memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from jobspecs.job import JobSpec
 from orchestrator.goodput import Goodput, goodput, stall_seconds
@@ -42,7 +40,7 @@ class Costs:
     reduced_bytes_per_step: int
     """Received for gradients, and for parameters that ZeRO spreads."""
     read_bytes_per_step: int
-    """Of tars, by all ranks together."""
+    """Of tars, by all ranks together, at most: what filters leave out is counted in."""
     network_bytes_per_second: int
     """Received for each 1,000 samples a second, loss and reduction together."""
     storage_bytes_per_second: int
@@ -51,13 +49,11 @@ class Costs:
     """Of one checkpoint: parameters, moments, the average of the weights where there is one."""
     goodput: Goodput | None
     """Where the seconds of a step are known."""
-    warnings: tuple[str, ...]
 
 
 def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_per_day: float = 1.0) -> Costs | None:
     """The costs of a job; None while one of its tokenizers is still to be trained. Raises UsageError."""
     spec, plan = job.spec, job.plan
-    warnings = warnings_of(spec, plan)
     if not job.tokenizers.keys() >= spec.data.texts.keys():
         return None
     import torch
@@ -88,7 +84,13 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
     )
     checkpoint = 4 * (total + trained * (2 + (training.ema is not None)))
     reduced = reduced_bytes(training.zero_stage, total, trained, ranks)
-    read = round(plan.shard_bytes / max(1, plan.samples + plan.filtered) * plan.global_batch)
+    read = round(
+        sum(
+            # Samples that filters leave out are read past.
+            int(index.sizes.sum()) / int(index.samples.sum()) * source.slots
+            for index, source in zip(job.indexes, plan.sources, strict=True)
+        )
+    )
     steps_per_second = SAMPLES_PER_SECOND / plan.global_batch
     found = None
     if seconds_per_step is not None and spec.checkpoint.every_steps is not None:
@@ -98,7 +100,7 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
         towers={name: TowerCosts(size.parameters, size.trained) for name, size in sizes.items()},
         parameters=total,
         device=device.type,
-        device_memory=_parts(memory),
+        device_memory={**asdict(memory), "peak": memory.peak},
         host_memory=plan.loader_memory.total + checkpoint // ranks,
         reduced_bytes_per_step=reduced,
         read_bytes_per_step=read,
@@ -106,7 +108,6 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
         storage_bytes_per_second=round(read * steps_per_second),
         checkpoint_bytes=checkpoint,
         goodput=found,
-        warnings=warnings,
     )
 
 
@@ -139,8 +140,7 @@ def warnings_of(spec: JobSpec, plan: Plan) -> tuple[str, ...]:
     warmup = spec.training.schedule.warmup_steps
     if warmup >= plan.total_steps:
         found.append(f"The learning rate warms up for {warmup:,} steps, and the job has {plan.total_steps:,}.")
-    every = spec.checkpoint.every_steps
-    if every is not None and every >= plan.total_steps and spec.checkpoint.every_minutes is None:
+    if plan.checkpoints == 1 and spec.checkpoint.every_minutes is None:
         found.append("There is one commit, at the end: a failure costs all of the work. Lower checkpoint.every_steps.")
     return tuple(found)
 
@@ -149,8 +149,3 @@ def _nearest(numbers: tuple[int, ...], workers: int) -> str:
     below = [number for number in numbers if number <= workers]
     above = [number for number in numbers if number > workers]
     return " or ".join(str(number) for number in [*below[-1:], *above[:1]])
-
-
-def _parts(memory: Any) -> dict[str, int]:
-    names = ("parameters", "optimizer", "gradients", "activations", "loss", "reduction", "peak")
-    return {name: int(getattr(memory, name)) for name in names}

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.costs import SAMPLES_PER_SECOND, Costs
+from orchestrator.report.scale import duration
 from orchestrator.tables import in_bytes
 
 
-def show_costs(console: Console, costs: Costs | None) -> None:
-    """Prints them; of a job whose tokenizer is still to be trained, that they are not known yet."""
+def show_costs(console: Console, costs: Costs | None, warnings: Sequence[str]) -> None:
+    """Prints them, and what to mind; of a job whose tokenizer is still to be trained, that they are not known yet."""
     if costs is None:
         console.print(
             "What it takes of machines is known when the tokenizer is trained: plan again after the start.",
             soft_wrap=True,
         )
-        return
-    console.print(costs_table(costs))
-    for warning in costs.warnings:
-        console.print(f"[yellow]note[/yellow]  {warning}", soft_wrap=True, highlight=False)
+    else:
+        console.print(costs_table(costs))
+    for warning in warnings:
+        console.print("[yellow]note[/yellow] ", Text(warning), soft_wrap=True, highlight=False)
 
 
 def costs_table(costs: Costs) -> Table:
@@ -28,7 +32,7 @@ def costs_table(costs: Costs) -> Table:
     table.add_column("what", style="bold")
     table.add_column("how much", overflow="fold")
     for what, value in _rows(costs).items():
-        table.add_row(what, value)
+        table.add_row(what, Text(value))
     return table
 
 
@@ -41,7 +45,7 @@ def _rows(costs: Costs) -> dict[str, str]:
     parts = ", ".join(f"{name} {in_bytes(size)}" for name, size in memory.items() if name != "peak" and size)
     rows = {
         "parameters": f"{_count(costs.parameters)}: {towers}",
-        f"memory of a {costs.device.upper()} rank": f"about {in_bytes(memory['peak'])}: {parts}",
+        f"memory of a {costs.device.upper()} rank": f"about {in_bytes(memory['peak'])} at most: {parts}",
         "host memory": f"about {in_bytes(costs.host_memory)} a rank: loaders, and a checkpoint on its way",
         "reduced": f"{in_bytes(costs.reduced_bytes_per_step)} a step and rank, for gradients and weights",
         "read": f"{in_bytes(costs.read_bytes_per_step)} a step, by all ranks together",
@@ -54,8 +58,8 @@ def _rows(costs: Costs) -> dict[str, str]:
     if costs.goodput is not None:
         good = costs.goodput
         rows["goodput"] = (
-            f"{good.fraction:.1%} with a commit each {_duration(good.interval_seconds)}; at best "
-            f"{good.best_fraction:.1%}, each {_duration(good.best_interval_seconds)}"
+            f"{good.fraction:.1%} with a commit each {duration(good.interval_seconds)}; at best "
+            f"{good.best_fraction:.1%}, each {duration(good.best_interval_seconds)}"
         )
     return rows
 
@@ -65,9 +69,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return str(number)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

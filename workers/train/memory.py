@@ -26,7 +26,7 @@ _TILES = 3
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes on the device of one rank."""
+    """Bytes on the device of one rank, at the most."""
 
     parameters: int
     """The towers' weights and buffers, fp32."""
@@ -38,7 +38,7 @@ class DeviceMemory:
     """The bucket that is reduced, under ZeRO this rank's share of the result, and what an update on a CPU computes with
     (a GPU's is one kernel)."""
     activations: int
-    """What the forward passes keep at a time."""
+    """What forward passes keep at a time; with `micro_batch: auto` those of the whole share, which it begins with."""
     loss: int
     """The batch's features, gathered, with their gradients; and the tiles."""
 
