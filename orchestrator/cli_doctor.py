@@ -13,6 +13,11 @@ import typer
 from orchestrator.command import DONE, FAILED, WRONG, Address, Output, OutputOption, Overrides, told
 
 
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to `tandem`."""
+    app.command()(doctor)
+
+
 def doctor(
     spec: Annotated[
         Path | None, typer.Argument(help="The job spec that shall run: its storage, its workers.", show_default=False)

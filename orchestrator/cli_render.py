@@ -11,6 +11,11 @@ from orchestrator.command import WRONG, KubeRay, Overrides, Spec, told
 render = typer.Typer(no_args_is_help=True, help="Write the files of what runs a job, out of its spec.")
 
 
+def add_to(app: typer.Typer) -> None:
+    """Adds the group to `tandem`."""
+    app.add_typer(render, name="render")
+
+
 @render.command()
 def kubernetes(
     spec: Spec,

@@ -1,4 +1,4 @@
-"""What the commands of `cli.py` share: arguments and options, exit codes, and how errors and results are told.
+"""What the commands of `cli_*.py` share: arguments and options, exit codes, and how errors and results are told.
 
 Nothing here imports torch or Ray when it is loaded.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobspecs.errors import UnreachableError
-from orchestrator import cli
+from orchestrator import cli_start
 from orchestrator.driver import Driver
 from orchestrator.ledger import Ledger, State, Status
 from tests.orchestrator.command import set_flags, tandem
@@ -185,7 +185,7 @@ def test_the_exit_code_of_a_run_is_how_it_ended_whether_or_not_its_record_can_be
     monkeypatch.setattr(Driver, "run", lambda driver: state)
     monkeypatch.setattr(Ledger, "status", away)
     with pytest.raises(SystemExit) as end:
-        cli.run(EXAMPLE, overrides=list(overrides(digits, tmp_path)))
+        cli_start.run(EXAMPLE, overrides=list(overrides(digits, tmp_path)))
     assert end.value.code == code
     assert capsys.readouterr().err == "tandem: the run directory gave no answer\n"
 

@@ -1,26 +1,34 @@
-"""Commands about specs: `tandem schema`, `tandem init`, `tandem diff`. One function a command, no logic in it."""
+"""`tandem init`, `schema`, `validate`, `plan`, `diff`: specs, and nothing is started."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jobspecs.errors import UsageError
-from orchestrator.command import WRONG, Endpoint, Output, OutputOption, Root, given_s3, told
+from orchestrator.command import (
+    WRONG,
+    Endpoint,
+    Output,
+    OutputOption,
+    Overrides,
+    Root,
+    Spec,
+    Workers,
+    given_s3,
+    told,
+    with_workers,
+)
 
 
-def schema() -> None:
-    """Print the JSON schema of a spec, by which editors complete and check one.
-
-    tandem schema > tandem.schema.json, and in the spec's first line:
-    # yaml-language-server: $schema=tandem.schema.json
-    """
-    from jobspecs.schema import json_schema
-
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to `tandem`."""
+    for command in (init, schema, validate, plan, diff):
+        app.command()(command)
 
 
 def init(
@@ -61,6 +69,65 @@ def init(
             text, path = starter(example), file or Path(f"{example.removesuffix('.yaml')}.yaml")
         write_spec(text, path)
     print(f"{path}: written, and {path.parent / SCHEMA} for your editor. Next: tandem plan {path}")
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec, by which editors complete and check one.
+
+    tandem schema > tandem.schema.json, and in the spec's first line:
+    # yaml-language-server: $schema=tandem.schema.json
+    """
+    from jobspecs.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+def validate(spec: Spec, overrides: Overrides = []) -> None:  # noqa: B006
+    """Check a spec: all faults at once, each with its line and a remedy. Looks at no data."""
+    with told(WRONG):
+        from jobspecs.load import load
+
+        job = load(spec, tuple(overrides))
+    print(f"{spec}: valid ({job.name}, experiment {job.experiment_hash()[:16]})")
+
+
+def plan(
+    spec: Spec,
+    workers: Workers = None,
+    overrides: Overrides = [],  # noqa: B006
+    step_seconds: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of a step, to estimate the goodput by.", show_default=False)
+    ] = None,
+    failures_per_day: Annotated[float, typer.Option(min=1e-6, help="Of the whole job, for the goodput.")] = 1.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what would run and what it takes: samples, steps, rows per rank; memory, bytes, rates, checkpoints.
+
+    Tars without counts beside them, and those of sources with filters, are read for it, on Ray; what was found
+    is kept below <storage.root>/indexes for the next time.
+
+    The plan is that of the run of this name if it is the same experiment, else that of a new run.
+    """
+    with told(WRONG):
+        from jobspecs.load import load
+        from orchestrator.costs import costs_of, warnings_of
+        from orchestrator.prepare import prepare
+
+        prepared = prepare(load(spec, with_workers(overrides, workers)), only_plan=True)
+        costs = costs_of(prepared, seconds_per_step=step_seconds, failures_per_day=failures_per_day)
+        warnings = warnings_of(prepared.spec, prepared.plan)
+    if output is Output.JSON:
+        found = {"costs": None if costs is None else asdict(costs), "warnings": warnings}
+        print(json.dumps({**asdict(prepared.plan), **found}, indent=2))
+    else:
+        from rich.console import Console
+
+        from orchestrator.costs_view import show_costs
+        from orchestrator.tables import plan_table
+
+        console = Console()
+        console.print(plan_table(prepared.plan))
+        show_costs(console, costs, warnings)
 
 
 def diff(
