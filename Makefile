@@ -1,14 +1,16 @@
 # make setup   the environment, in .venv
 # make demo    data, training, evaluation, scores: the whole of Tandem once
 # make test    the tests
+# make test-gpu   those of the worker core that need a GPU
 # make lint    style, types, import rules
 # make reference   the pages that are made of the sources
 # make bench-data   the data path against its peers, about 10 minutes
 # make bench-loss   the losses against their peers, about 30 minutes
 # make bench-step   the training step against a bare loop, about 5 minutes; on a GPU ViT-B/32 against open_clip too
 # make bench-search   exact search against FAISS, about 15 minutes
-# make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 10 minutes
-# make bench-evaluations   training alone and beside evaluations, about 12 minutes
+# make bench-recovery   from a killed worker to the next step, and how long a save stops training, about 12 minutes
+# make bench-submit   from the command to the first step on a cluster, against a plain script for Ray Train, about 10 minutes
+# make bench-evaluations   training alone, beside a stranger and beside evaluations, about 16 minutes
 # make bench-mined   training with mined negatives against random ones, three seeds, about 15 minutes
 # make chaos   jobs that are disturbed in every way; SEED=7 replays one sequence
 PYTHON ?= python3
@@ -16,7 +18,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test lint reference format peers bench-data bench-loss bench-step bench-search bench-recovery bench-evaluations bench-mined chaos clean
+.PHONY: setup demo test test-gpu lint reference format peers bench-data bench-loss bench-step bench-search bench-recovery bench-submit bench-evaluations bench-mined chaos clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +35,10 @@ demo: setup
 
 test: setup peers
 	$(BIN)/python -m pytest tests
+
+# Where there is none, nothing is collected, which pytest ends with 5.
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu
 
 lint: setup
 	$(BIN)/ruff check .
@@ -72,6 +78,9 @@ bench-search: setup peers
 
 bench-recovery: setup
 	$(BIN)/python -m tests.benchmarks.recovery
+
+bench-submit: setup
+	$(BIN)/python -m tests.benchmarks.submit
 
 bench-evaluations: setup
 	$(BIN)/python -m tests.benchmarks.evaluations

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from jobspecs.base import Section, misplaced
 from jobspecs.kubernetes import Kubernetes
-from jobspecs.units import NonNegativeInt, PositiveInt, Seconds, SecondsOrNone, Timed
+from jobspecs.units import NonNegativeInt, NonNegativeSeconds, PositiveInt, Seconds, Timed
 
 
 class WorkerRange(Section):
@@ -55,7 +55,7 @@ class Cluster(Section):
     """GPUs that each rank reserves; 0 trains on CPUs."""
     collective_timeout_seconds: Annotated[int, Field(ge=10, lt=1800), Timed(1)] = 600
     """A collective that takes longer ends the attempt. Longer than `retry.hang_after_seconds`, which tells more."""
-    wait_seconds: SecondsOrNone = 600.0
+    wait_seconds: NonNegativeSeconds = 600.0
     """How long the job waits for nodes when there is room for fewer than the least number of workers."""
     grow_every_seconds: Seconds = 600.0
     """The job grows to new nodes after a commit, at most once in so long: each time costs a start."""

@@ -27,10 +27,12 @@ PASSED_ON = (
     "steps_per_print",
     "torch_autocast",
     "wall_clock_breakdown",
-    "wandb",
     "zero_optimization",
 )
-"""Top-level keys that reach DeepSpeed. Its monitors that write files do so beside the run directory: they don't."""
+"""Top-level keys that reach DeepSpeed."""
+
+_MONITORS = {"tensorboard": "tracking.tensorboard", "wandb": "tracking.wandb"}
+"""DeepSpeed's own monitors, which write beside the run directory, and the fields to use in their place."""
 
 _DECIDED_BY = {
     "optimizer": "training.optimizer",
@@ -86,10 +88,11 @@ def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> Non
         if key not in PASSED_ON and key not in _owned(training):
             near = difflib.get_close_matches(key, PASSED_ON, n=1, cutoff=0.6)
             hint = f"Did you mean {near[0]!r}? " if near else ""
+            remedy = f"{hint}Allowed here: {', '.join(PASSED_ON)}."
             raise misplaced(
                 f"deepspeed.{key}",
                 f"{key!r} is not passed on to DeepSpeed",
-                f"{hint}Allowed here: {', '.join(PASSED_ON)}.",
+                f"Set {_MONITORS[key]}, which does the same." if key in _MONITORS else remedy,
             )
         if key in ("zero_optimization", "torch_autocast") and not isinstance(value, dict):
             raise misplaced(f"deepspeed.{key}", f"should be a mapping, `key: value`, given: {_short(value)}")

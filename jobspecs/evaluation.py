@@ -279,11 +279,16 @@ def data_of(evaluation: Evaluation) -> dict[str, EvaluationData]:
     return named | {"train": evaluation.train} if isinstance(evaluation, _OnFeatures) else named
 
 
-def with_uris(evaluation: Evaluation, turned: Callable[[str], str]) -> Evaluation:
-    """`evaluation` with each URL and URI that it names `turned`, for instance made absolute."""
+def with_uris(evaluation: Evaluation, turned: Callable[[str, str], str]) -> Evaluation:
+    """`evaluation` with `turned(place, uri)` for each URL and URI that it names, for instance made absolute. place: in
+    the evaluation, such as `data.urls`."""
     update: dict[str, object] = {
-        name: EvaluationData(urls=list(map(turned, scored.urls))) for name, scored in data_of(evaluation).items()
+        name: EvaluationData(urls=[turned(f"{name}.urls", url) for url in scored.urls])
+        for name, scored in data_of(evaluation).items()
     }
     if isinstance(evaluation, ZeroShot):
-        update["label_files"] = [file.model_copy(update={"uri": turned(file.uri)}) for file in evaluation.label_files]
+        update["label_files"] = [
+            file.model_copy(update={"uri": turned(f"label_files.{number}.uri", file.uri)})
+            for number, file in enumerate(evaluation.label_files)
+        ]
     return evaluation.model_copy(update=update)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic_core import to_jsonable_python
 
 from jobspecs.base import Section
-from jobspecs.fields import kinds, members, sections_at
+from jobspecs.fields import is_list, kinds, members, sections_at
 
 _WRITTEN: dict[str, list[Any]] = {
     "JobSpec.name": ["digits-clip"],
@@ -121,9 +121,8 @@ def examples_of(section: type[Section], name: str) -> list[Any]:
     sections = sections_at(field.annotation)
     if not sections:
         raise LookupError(f"{section.__name__}.{name} has no example: write one in {__name__}")
-    is_list = any(get_origin(member) is list for member in members(field.annotation))
     found = [_example(each) for each in sections]
-    return [[example] for example in found] if is_list else found
+    return [[example] for example in found] if is_list(field.annotation) else found
 
 
 def _written(section: type[Section], name: str) -> list[Any] | None:

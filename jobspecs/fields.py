@@ -24,6 +24,11 @@ def is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
+def is_list(annotation: Any) -> bool:
+    """Whether a list can stand there."""
+    return any(get_origin(member) is list for member in members(annotation))
+
+
 def kinds(annotation: Any) -> tuple[str, ...]:
     """The values of the field `kind` that tell a section from others; () of one without it, and of no section."""
     field = annotation.model_fields.get("kind") if is_section(annotation) else None

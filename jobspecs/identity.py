@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 
@@ -34,8 +35,12 @@ class Meaning:
 
     def covers(self, path: tuple[str, ...]) -> bool:
         """Whether `path` lies at or below the pattern."""
-        pattern = self.pattern.split(".")
+        pattern = self._parts
         return len(path) >= len(pattern) and all(want in ("*", have) for have, want in zip(path, pattern, strict=False))
+
+    @cached_property
+    def _parts(self) -> tuple[str, ...]:
+        return tuple(self.pattern.split("."))
 
 
 _C, _R, _E = Effect.COSMETIC, Effect.RESUMABLE, Effect.EXPERIMENT

@@ -18,22 +18,29 @@ _EXCLUSIVE: tuple[tuple[KeyPath, tuple[str, ...]], ...] = ((("training",), LENGT
 
 def lay_over(below: Document, above: Document) -> None:
     """Lays `above` over `below`, which becomes both; places tell which file a value is from."""
-    _merge(below, below.value, above, above.value, ())
+    for key, value in above.value.items():
+        lay_value(below, below.value, (key,), above, value, (key,), keep=set(above.value))
     below.faults += above.faults
     below.entries[()] = above.entries[()]
 
 
-def _merge(below: Document, old: dict[str, Any], above: Document, new: dict[str, Any], path: KeyPath) -> None:
-    for key, value in new.items():
-        at = (*path, key)
-        if _merges(old.get(key), value):
-            below.entries[at] = above.entries[at]
-            below.values.pop(at, None)
-            _merge(below, old[key], above, value, at)
-        else:
-            drop_rivals(below, old, at, value, keep=set(new))
-            old[key] = value
-            below.take(above, at, at)
+def lay_value(
+    below: Document, around: Any, path: KeyPath, above: Document, value: Any, within: KeyPath, keep: set[str]
+) -> None:
+    """Lays the `value`, which is at `within` of `above`, over that at `path` of `below`, which is in the section or
+    list `around`. keep: the fields that come from the same layer."""
+    key = path[-1]
+    there = around.get(key) if isinstance(around, dict) else around[key]
+    if _merges(there, value):
+        below.entries[path] = above.entries[within]
+        below.values.pop(path, None)
+        for name, inner in value.items():
+            lay_value(below, there, (*path, name), above, inner, (*within, name), keep=set(value))
+    else:
+        if isinstance(around, dict):
+            drop_rivals(below, around, path, value, keep)
+        around[key] = value
+        below.take(above, path, within)
 
 
 def _merges(old: Any, new: Any) -> bool:
@@ -43,11 +50,12 @@ def _merges(old: Any, new: Any) -> bool:
 
 
 def drop_rivals(document: Document, section: dict[str, Any], path: KeyPath, value: Any, keep: set[str]) -> None:
-    """Takes out of the `section` what the field at `path` excludes, now that it has a `value`; those named in `keep`
-    come from the same layer, and stay to be told as a fault."""
+    """Takes out of the `section` what the field at `path` excludes, now that it has a `value`. Those of the same layer
+    stay, to be told as a fault: those named in `keep` and, of an override, those that others set."""
     *around, key = path
     for where, names in _EXCLUSIVE:
         if where == tuple(around) and key in names and value is not None:
             for name in {*names} - {str(key)} - keep:
-                section.pop(name, None)
-                document.forget((*where, name))
+                if document.entry((*where, name)).line:  # an override has no line
+                    section.pop(name, None)
+                    document.forget((*where, name))

@@ -136,7 +136,8 @@ class _Objective(Section):
     """Losses of prefixes of the features. None trains the whole width alone."""
     wire_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Type in which features travel between ranks, and their gradients back. fp16 halves the bytes, with about a
-    tenth of bf16's error, as the features have length 1."""
+    tenth of bf16's error, as the features have length 1. bf16 halves them too, and on GPUs has the loss multiply on
+    tensor cores, in a fifth of the time."""
 
 
 # --- the objectives -----------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class ImageText(_Objective):
 
     kind: Literal["image_text"]
     """What is contrasted."""
-    loss: Annotated[PairInfoNCE | SigLip, Field(discriminator="kind")] = PairInfoNCE(kind="infonce")
+    loss: Annotated[PairInfoNCE | SigLip, Field(discriminator="kind")] = defaults(PairInfoNCE, kind="infonce")
     """How a batch is scored."""
     false_negatives: PairFalseNegatives = defaults(PairFalseNegatives)
     """Which candidates are not counted as negatives."""

@@ -3,7 +3,7 @@
     --set training.steps=100
     --set data.sources.0.urls+=more/*.tar        an item of a list; a list adds all of its items
     --set evaluations+='{kind: health, …}'
-    --set deepspeed+='{…}'                       keys of a mapping
+    --set deepspeed+='{…}'                       laid over a mapping, as a file over another
 
 The value is YAML. Sections that the file leaves out are made on the way; items of lists are not.
 """
@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from jobspecs.errors import Fault, SpecError
-from jobspecs.fields import field_at
+from jobspecs.fields import field_at, is_list
 from jobspecs.job import JobSpec
-from jobspecs.layers import drop_rivals
+from jobspecs.layers import drop_rivals, lay_value
 from jobspecs.places import Place
 from jobspecs.yaml_places import Document, KeyPath, dotted, parse
 
@@ -57,8 +57,7 @@ def lay_override(document: Document, override: str, environment: Mapping[str, st
     if adds:
         return faults or _add(document, here, path, given, place)
     if isinstance(here, dict):
-        from_overrides = {name for name in here if document.entry((*path[:-1], name)).line == 0}
-        drop_rivals(document, here, path, given.value, from_overrides)
+        drop_rivals(document, here, path, given.value, keep=set())
     here[last] = given.value
     document.take(given, path, ())
     document.faults += faults
@@ -80,21 +79,19 @@ def _moved(given: Document, place: Place) -> Document:
 
 
 def _add(document: Document, here: Any, path: KeyPath, given: Document, place: Place) -> list[Fault]:
-    """`+=`: the value's items or keys join those that are there, or those of the default."""
+    """`+=`: items join those that are there, or those of the default; a mapping is laid over that which is there."""
     last = path[-1]
     if isinstance(here, dict) and here.get(last) is None:
         here[last] = _default(document, path)
         document.entries[path] = place
     there = here[last]
     if isinstance(there, dict) and isinstance(given.value, dict):
-        for key, value in given.value.items():
-            there[key] = value
-            document.take(given, (*path, key), (key,))
+        lay_value(document, here, path, given, given.value, (), keep=set())
     elif isinstance(there, list):
-        is_list = isinstance(given.value, list)
-        for number, item in enumerate(given.value if is_list else [given.value]):
+        are_several = isinstance(given.value, list)
+        for number, item in enumerate(given.value if are_several else [given.value]):
             there.append(item)
-            document.take(given, (*path, len(there) - 1), (number,) if is_list else ())
+            document.take(given, (*path, len(there) - 1), (number,) if are_several else ())
     else:
         what = "a mapping takes a mapping" if isinstance(there, dict) else "only lists and mappings can be added to"
         return [Fault(place, what, f"Set it whole: --set {dotted(path)}=….")]
@@ -109,7 +106,7 @@ def _default(document: Document, path: KeyPath) -> Any:
     default = copy.deepcopy(field.get_default(call_default_factory=True))
     if isinstance(default, list | dict):
         return default
-    return [] if "list[" in str(field.annotation) and default is None else None
+    return [] if is_list(field.annotation) and default is None else None
 
 
 def _key(container: Any, part: str) -> str | int | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 BLACK = "***"
+_KEY_BEGINS, _KEY_ENDS = (rf"-----{side} [A-Z ]*PRIVATE KEY-----" for side in ("BEGIN", "END"))
 
 _KINDS = {
     "a user or password in a URL": re.compile(r"(?<=://)[^\s/?#@'\"]+(?=@)"),
@@ -20,9 +22,13 @@ _KINDS = {
         re.IGNORECASE,
     ),
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a token": re.compile(r"\b(?:gh[pousr]|github_pat|hf|sk|xox[abp]|glpat)[_-]\w{16,}"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a token": re.compile(
+        r"\b(?:(?:gh[pousr]|hf|sk)[_-][A-Za-z0-9]{16,}"  # no word of letters and digits in a name is so long
+        r"|github_pat_\w{16,}|sk_(?:live|test)_\w{16,}|(?:sk-(?:proj|ant|svcacct)|xox[abp]|glpat)-[\w-]{16,})"
+    ),
+    "a private key": re.compile(rf"{_KEY_BEGINS}(?s:.*?)(?:{_KEY_ENDS}|\Z)"),
 }
+_OPEN_KEY = re.compile(rf"{_KEY_BEGINS}(?!(?s:.*){_KEY_ENDS})")
 _SECRET_NAME = re.compile(
     r"SECRET|PASSW|PASSPHRASE|TOKEN(?!S|I)|CREDENTIAL|(API|ACCESS|PRIVATE|ENCRYPTION|SIGNING|AUTH|SSH)_?KEY|_PWD?$|_AUTH$",
     re.IGNORECASE,
@@ -53,13 +59,58 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     return text
 
 
+def before_open_key(text: str) -> int:
+    """How long the text is before a private key whose end is still to come; all of it, without one. Where a text comes
+    in pieces, what is behind has to wait for it."""
+    found = _OPEN_KEY.search(text)
+    return len(text) if found is None else found.start()
+
+
+def behind_cut_key(text: str) -> int:
+    """Where a private key ends that began before the text; 0 where none did."""
+    end = re.search(_KEY_ENDS, text)
+    return 0 if end is None or re.search(_KEY_BEGINS, text[: end.start()]) else end.end()
+
+
 def black_out(error: BaseException) -> None:
-    """Blacks out secrets in what an exception says, and in those that it came from: others, too, log it."""
+    """Blacks out secrets in what an exception says, and in those that it came from or holds: others, too, log it.
+
+    Its arguments, attributes and notes; what Python keeps read-only, as the message of a group, stays.
+    """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:
         one = left.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            one.args = tuple(redacted(each) if isinstance(each, str) else each for each in one.args)
-            left += [one.__cause__, one.__context__]
+            args = tuple(_without_secrets(each, left) for each in one.args)
+            if args != one.args:
+                one.args = args
+            if isinstance(one, OSError):  # it says these, not its arguments
+                for name in ("strerror", "filename", "filename2"):
+                    if isinstance(value := getattr(one, name), str | bytes):
+                        setattr(one, name, _without_secrets(value, left))
+            held = vars(one)  # its notes are among them
+            held.update({name: _without_secrets(value, left) for name, value in held.items()})
+            left += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
+
+
+_DEPTH = 4
+"""Containers in containers that are looked into; below them their text is."""
+
+
+def _without_secrets(value: Any, exceptions: list[BaseException | None], depth: int = 0) -> Any:
+    """What an exception holds, with its secrets blacked out. Exceptions in it are added to `exceptions`."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, BaseException):
+        exceptions.append(value)
+        return value
+    if depth < _DEPTH and type(value) in (list, tuple):
+        return type(value)(_without_secrets(each, exceptions, depth + 1) for each in value)
+    if depth < _DEPTH and type(value) is dict:
+        return {key: _without_secrets(each, exceptions, depth + 1) for key, each in value.items()}
+    if isinstance(value, bytes | list | tuple | dict):
+        text = repr(value)
+        return value if (blackened := redacted(text)) == text else blackened
+    return value

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobspecs.fields import kinds, sections_at
+from jobspecs.fields import is_list, kinds, sections_at
 from jobspecs.job import JobSpec
 from jobspecs.schema import Schema, described, json_schema
 
@@ -44,7 +44,7 @@ def _places() -> dict[str, list[str]]:
     def walk(section: type[Any], path: str) -> None:
         found.setdefault(section.__name__, []).append(path)
         for name, field in section.model_fields.items():
-            items = "[]" if "list[" in str(field.annotation) else ""
+            items = "[]" if is_list(field.annotation) else ""
             for each in sections_at(field.annotation):
                 kind = f" ({', '.join(kinds(each))})" if kinds(each) else ""
                 walk(each, f"{path.partition(' (')[0]}.{name}{items}{kind}".lstrip("."))

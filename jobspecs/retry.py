@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from jobspecs.base import Section, defaults, misplaced
 from jobspecs.cluster import Cluster
-from jobspecs.units import NonNegativeInt, PositiveInt, SecondsOrNone, Timed
+from jobspecs.units import NonNegativeInt, NonNegativeSeconds, PositiveInt, Timed
 
 
 class Budget(Section):
@@ -21,10 +21,10 @@ class Budget(Section):
 
     retries: NonNegativeInt = 2
     """Attempts that follow on failures of this kind with no new commit between them."""
-    delay_seconds: SecondsOrNone = 2.0
+    delay_seconds: NonNegativeSeconds = 2.0
     """Wait before the first of them. It doubles with each further one, and is shortened by up to a half at random:
     jobs that failed together don't come back together."""
-    max_delay_seconds: SecondsOrNone = 300.0
+    max_delay_seconds: NonNegativeSeconds = 300.0
     """The longest wait."""
 
     @model_validator(mode="after")
@@ -48,9 +48,9 @@ class DeterministicBudget(Budget):
 class StorageBudget(Budget):
     """Of a storage that fails: every request was repeated for a while already."""
 
-    delay_seconds: SecondsOrNone = 60.0
+    delay_seconds: NonNegativeSeconds = 60.0
     """Wait before the first of them, doubled with each further one and shortened by up to a half at random."""
-    max_delay_seconds: SecondsOrNone = 900.0
+    max_delay_seconds: NonNegativeSeconds = 900.0
     """The longest wait."""
 
 
@@ -59,7 +59,7 @@ class PreemptionBudget(Budget):
 
     retries: NonNegativeInt = 100
     """Attempts that follow on preemptions with no new commit between them."""
-    delay_seconds: SecondsOrNone = 0.0
+    delay_seconds: NonNegativeSeconds = 0.0
     """Wait before the first of them, doubled with each further one and shortened by up to a half at random."""
 
 

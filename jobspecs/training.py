@@ -125,7 +125,7 @@ class Training(Section):
     gradients overflow."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage, what is spread over the ranks: 1 the optimizer's state, 2 also the gradients, 3 also
-    the parameters."""
+    the parameters. A rank alone has nothing to spread: there it is 0."""
     gradient_checkpointing: bool = False
     """Whether the towers' layers are computed again in the backward pass: less memory for a third more time."""
     compile: bool = False
@@ -140,6 +140,10 @@ class Training(Section):
     """Gradients are scaled down to this global L2 norm."""
     health_every: PositiveInt = 50
     """Steps between two figures of the features' health."""
+
+    def on_ranks(self, ranks: int) -> Training:
+        """As so many ranks have it: one alone has nothing to spread, and ZeRO would only cost it time and memory."""
+        return self if ranks > 1 else self.model_copy(update={"zero_stage": 0})
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

@@ -115,7 +115,7 @@ Size = Annotated[int, Field(ge=1), Sized()]
 """Bytes; a text such as `200 GiB` is understood."""
 Seconds = Annotated[float, Field(gt=0.0), Timed(1)]
 """A time above 0 in seconds; `30m` is understood."""
-SecondsOrNone = Annotated[float, Field(ge=0.0), Timed(1)]
+NonNegativeSeconds = Annotated[float, Field(ge=0.0), Timed(1)]
 """A time in seconds that may be 0; `30m` is understood."""
 Minutes = Annotated[float, Field(gt=0.0), Timed(60)]
 """A time above 0 in minutes; `2h` is understood."""

@@ -10,27 +10,37 @@ Both raise JobFailedError where there is no further attempt.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from jobspecs.errors import DataError, JobFailedError, StorageError
 from orchestrator import post_mortem, retry
+from orchestrator.crew import Crew
 from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.halt import Halt
 from orchestrator.journal import Journal
 from orchestrator.launch import Attempt
 from orchestrator.prepare import Prepared
+from orchestrator.ray_tasks import TasksLostError
 from orchestrator.resume import Resume
 from orchestrator.stop_request import Why
 from orchestrator.watch import Ended
+
+KEEP_SECONDS = 5.0
+"""Through a longer pause workers that could start anew are not kept: others may have their room, and another start of
+Ray Train takes about as long."""
 
 
 class Aftermath:
     """Knows the failures of this go of the job."""
 
-    def __init__(self, job: Prepared, journal: Journal, halt: Halt, resume: Resume, sizes: Sequence[int]) -> None:
-        """sizes: numbers of workers that the job may run on, ascending."""
+    def __init__(
+        self, job: Prepared, journal: Journal, halt: Halt, resume: Resume, crew: Crew, sizes: Sequence[int]
+    ) -> None:
+        """crew: of the attempts. sizes: numbers of workers that the job may run on, ascending."""
         self._job = job
+        self._crew = crew
         self._journal = journal
         self._halt = halt
         self._resume = resume
@@ -49,11 +59,13 @@ class Aftermath:
             return self._ended_early(attempt, ended)
         return self._unharmed()
 
-    def of_search(self, error: StorageError) -> retry.Again:
-        """What follows where the storage kept an attempt from being prepared. Raises JobFailedError; TakenOverError."""
+    def of_search(self, error: StorageError | TasksLostError) -> retry.Again:
+        """What follows where the storage, or the cluster that mines, kept an attempt from being prepared. Raises
+        JobFailedError; TakenOverError."""
         # It makes no commit: the newest that is known of is the one that the failures before had.
         committed = max([self._resume.committed, *(failure.committed for failure in self._history[-1:])])
-        failure = replace(storage_failure(error), step=committed, committed=committed)
+        found = storage_failure(error) if isinstance(error, StorageError) else post_mortem.of_tasks(error)
+        failure = replace(found, step=committed, committed=committed)
         self._journal.event(
             "resume_failed",
             f"the next attempt can't be prepared ({failure.kind}): {failure.cause}",
@@ -156,7 +168,10 @@ class Aftermath:
             delay_seconds=decision.delay_seconds,
             micro_batch=decision.micro_batch,
         )
-        self._halt.pause(decision.delay_seconds)
+        until = time.monotonic() + decision.delay_seconds
+        if decision.delay_seconds > KEEP_SECONDS:
+            self._crew.dismiss()
+        self._halt.pause(until - time.monotonic())
         return decision
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jobspecs.errors import StorageError
 from orchestrator.aftermath import Aftermath
+from orchestrator.crew import Crew
 from orchestrator.elastic import sizes
 from orchestrator.evaluations import Evaluations
 from orchestrator.halt import Halt
@@ -19,6 +20,7 @@ from orchestrator.launch import Attempt, Launcher
 from orchestrator.lease import Lease
 from orchestrator.mining_stage import MiningStage
 from orchestrator.prepare import Prepared
+from orchestrator.ray_tasks import TasksLostError
 from orchestrator.resume import Resume
 from orchestrator.retry import Again
 from orchestrator.workforce import Workforce
@@ -37,11 +39,12 @@ class Attempts:
         self._journal = journal
         self._halt = Halt(job, journal, interrupt, lease)
         self._resume = Resume(job, journal)
-        self._mining = MiningStage(job, journal, self._halt)
+        self._crew = Crew(job.run.name, job.spec.cluster, job.spec.retry.hang_after_seconds)
+        self._mining = MiningStage(job, journal, self._halt, self._crew.dismiss)
         possible = sizes(job.fixed.layout.lanes, job.spec.cluster)
-        self._workforce = Workforce(possible, job.spec.cluster, journal, evaluations)
-        self._launcher = Launcher(job, journal, interrupt, lease, self._workforce, evaluations)
-        self._aftermath = Aftermath(job, journal, self._halt, self._resume, possible)
+        self._workforce = Workforce(possible, job.spec.cluster, journal, self._crew, evaluations)
+        self._launcher = Launcher(job, journal, interrupt, lease, self._workforce, self._crew, evaluations)
+        self._aftermath = Aftermath(job, journal, self._halt, self._resume, self._crew, possible)
 
     def run(self) -> bool:
         """Runs attempts, to the last step or to where it gets no better. Returns False when the job was interrupted
@@ -49,6 +52,10 @@ class Attempts:
 
         Raises JobFailedError; TakenOverError: another driver has begun a later attempt.
         """
+        with self._crew:
+            return self._run()
+
+    def _run(self) -> bool:
         again = Again()
         while True:
             try:
@@ -58,7 +65,7 @@ class Attempts:
                 if self._halt.asked():
                     return False
                 self._mining.before(point)
-            except StorageError as error:
+            except (StorageError, TasksLostError) as error:
                 again = self._aftermath.of_search(error)
                 if self._halt.asked():
                     return False

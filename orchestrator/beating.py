@@ -1,6 +1,6 @@
-"""The rank's side of the search for ranks that hang: it beats for the actor that listens (`beats.py`), in a thread.
+"""The rank's side of the search for ranks that hang: it beats for the actor that listens (`desk.py`), in a thread.
 
-with Beating(beats, rank): train(task)
+with Beating(desk, attempt, rank): train(task)
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from workers.train.pulse import pulse
 class Beating:
     """Beats for a rank while the context is open."""
 
-    def __init__(self, beats: Any, rank: int) -> None:
-        """beats: `Monitor.beats`."""
-        self._beats = beats
+    def __init__(self, desk: Any, attempt: int, rank: int) -> None:
+        """desk: a handle of the actor."""
+        self._desk = desk
+        self._attempt = attempt
         self._rank = rank
         self._beating = Repeating("beating", BEAT_SECONDS, self._beat)
 
@@ -36,7 +37,7 @@ class Beating:
     ) -> None:
         # The thread is not waited for: what it may still send comes too late, and is not heard.
         self._beating.stop()
-        self._beats.leave.remote(self._rank)
+        self._desk.leave.remote(self._attempt, self._rank)
 
     def _beat(self) -> None:
         import ray
@@ -44,9 +45,9 @@ class Beating:
 
         # No answer: the next beat tries again; silence is what it is for.
         with contextlib.suppress(RayError):
-            beat = Beat(self._rank, ray.get_runtime_context().get_node_id(), pulse.read())
-            if ray.get(self._beats.beat.remote(beat), timeout=ANSWER_SECONDS):
-                self._beats.take_stacks.remote(self._rank, python_stacks())
+            beat = Beat(self._attempt, self._rank, ray.get_runtime_context().get_node_id(), pulse.read())
+            if ray.get(self._desk.beat.remote(beat), timeout=ANSWER_SECONDS):
+                self._desk.take_stacks.remote(self._attempt, self._rank, python_stacks())
 
 
 def python_stacks() -> str:

@@ -1,5 +1,5 @@
-"""What the ranks of an attempt said last: an actor that listens. Each rank beats (`beating.py`), the driver asks
-(`monitor.py`)."""
+"""What the ranks of an attempt said last. Each rank beats (`beating.py`), the driver asks (`monitor.py`); in between
+stands an actor (`desk.py`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ STACKS_SECONDS = 3 * BEAT_SECONDS
 class Beat:
     """A rank is alive."""
 
+    attempt: int
     rank: int
     node: str
     """Ray's id of its node."""
@@ -26,33 +27,48 @@ class Beat:
 
 
 class Beats:
-    """What the ranks of an attempt said last. The driver runs it as an actor; its clock alone counts."""
+    """What the ranks of an attempt said last. Its clock alone counts."""
 
-    def __init__(self, world_size: int, hang_after_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, hang_after_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._hang_after_seconds = hang_after_seconds
         self._clock = clock
-        began = clock()
-        self._heard = {rank: Heard(rank, None, None, began, began) for rank in range(world_size)}
+        self._attempt = 0
+        self._heard: dict[int, Heard] = {}
+        self._places: dict[int, str] = {}
+        """The nodes of all ranks that have beaten."""
         self._wants_stacks = False
         self._stacks: dict[int, str] = {}
+
+    def begin(self, attempt: int, world_size: int) -> None:
+        """From now on the ranks of this attempt are listened to, and no others."""
+        began = self._clock()
+        self._attempt = attempt
+        self._heard = {rank: Heard(rank, None, None, began, began) for rank in range(world_size)}
+        self._places = {}
+        self._wants_stacks = False
+        self._stacks = {}
 
     def beat(self, beat: Beat) -> bool:
         """Takes a beat. Returns whether the rank shall say where its threads are."""
         before = self._heard.get(beat.rank)
-        if before is None:  # it has left: this came late
+        if before is None or beat.attempt != self._attempt:  # it has left, or is of the attempt before
             return False
         now = self._clock()
+        self._places[beat.rank] = beat.node
         # Another shard of the same batch is headway too.
         moved = before.moved if before.moment == beat.moment else now
         self._heard[beat.rank] = Heard(beat.rank, beat.node, beat.moment, now, moved)
         return self._wants_stacks and beat.rank not in self._stacks
 
-    def leave(self, rank: int) -> None:
+    def leave(self, attempt: int, rank: int) -> None:
         """The rank is done, or has failed: Ray Train will say which."""
-        self._heard.pop(rank, None)
+        if attempt == self._attempt:
+            self._heard.pop(rank, None)
 
-    def look(self) -> tuple[Hang | None, set[str]]:
-        """The hang, if there is one, and the nodes that have ranks."""
+    def look(self, attempt: int) -> tuple[Hang | None, set[str]]:
+        """The hang, if there is one, and the nodes that have ranks; nothing of an attempt that has not begun."""
+        if attempt != self._attempt:
+            return None, set()
         heard = list(self._heard.values())
         nodes = {one.node for one in heard if one.node is not None}
         return find_hang(heard, self._clock(), self._hang_after_seconds), nodes
@@ -62,9 +78,10 @@ class Beats:
         self._wants_stacks = True
         return {one.rank for one in self._heard.values() if self._clock() - one.beat < STACKS_SECONDS}
 
-    def take_stacks(self, rank: int, stacks: str) -> None:
+    def take_stacks(self, attempt: int, rank: int, stacks: str) -> None:
         """Takes what a rank was asked for."""
-        self._stacks[rank] = stacks
+        if attempt == self._attempt:
+            self._stacks[rank] = stacks
 
     def stacks(self) -> dict[int, str]:
         """Those that came, by rank."""

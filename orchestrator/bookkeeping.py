@@ -184,7 +184,8 @@ class Bookkeeping:
     def _look_at_requests(self) -> None:
         if requested(self._job.storage, self._job.run) is Why.NOW:
             self._interrupt.at_once()
-            return
+            if self._interrupt.has_handlers:
+                return  # else nobody ends the ranks, and they are asked to save instead
         if self._interrupt.requested() and self.asked is not Why.INTERRUPTED:
             self._ask(Why.INTERRUPTED, "stopping after the next step, with a checkpoint; again to stop at once")
         if self.asked is None and (going := ray_cluster.draining_nodes() & self._nodes()):

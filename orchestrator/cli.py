@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from orchestrator import (
     cli_data,
@@ -32,7 +34,19 @@ def main() -> None:
     # Imports make tens of thousands of objects that stay: looking through them again and again for garbage takes a
     # tenth of the time that `tandem validate` does.
     gc.set_threshold(50_000, 20, 20)
+    # Pydantic looks for plugins in the metadata of every installed package: none is of use here, nor in the processes
+    # that inherit this.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Typer looks at the parameters of all commands: the one that is called is enough.
+    called = next((word for word in sys.argv[1:] if word != "--debug"), None)
+    app.registered_commands = [
+        command for command in app.registered_commands if _name(command) == called
+    ] or app.registered_commands
     app()
+
+
+def _name(command: CommandInfo) -> str | None:
+    return command.name or (command.callback and command.callback.__name__)
 
 
 @app.callback()

@@ -12,6 +12,7 @@ from orchestrator.command import (
     Endpoint,
     ResultsOutput,
     ResultsOutputOption,
+    Root,
     Run,
     open_run,
     print_results,
@@ -25,23 +26,26 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def metrics(run: Run, endpoint: Endpoint = None) -> None:
+def metrics(run: Run, endpoint: Endpoint = None, root: Root = "runs") -> None:
     """Print one JSON object a step, in step order, without repeats after resumes."""
     with told(WRONG):
-        for record in open_run(run, endpoint).metrics():
+        for record in open_run(run, endpoint, root).metrics():
             print(json.dumps(record))
 
 
-def results(run: Run, endpoint: Endpoint = None, output: ResultsOutputOption = ResultsOutput.TABLE) -> None:
+def results(
+    run: Run, endpoint: Endpoint = None, root: Root = "runs", output: ResultsOutputOption = ResultsOutput.TABLE
+) -> None:
     """Show the results of a run's evaluations: one table over all checkpoints."""
     with told(WRONG):
-        found = open_run(run, endpoint).results()
+        found = open_run(run, endpoint, root).results()
     print_results(found, output)
 
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Run directories or their URIs.", show_default=False)
+        list[str],
+        typer.Argument(metavar="RUN…", help="Runs, by directory, URI or name below --root.", show_default=False),
     ],
     out: Annotated[
         str | None,
@@ -49,6 +53,7 @@ def report(
     ] = None,
     model: Annotated[bool, typer.Option(help="Also neighbours, map and hard negatives, which need the model.")] = True,
     endpoint: Endpoint = None,
+    root: Root = "runs",
 ) -> None:
     """Write a report of a run, finished or under way: one HTML file that needs nothing else.
 
@@ -58,5 +63,5 @@ def report(
     with told(WRONG):
         from orchestrator import api
 
-        written = api.report([open_run(run, endpoint) for run in runs], out, model=model)
+        written = api.report([open_run(run, endpoint, root) for run in runs], out, model=model)
     print(written)

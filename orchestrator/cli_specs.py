@@ -57,9 +57,8 @@ def init(
                 raise UsageError(f"--from-shards takes one file, not {example} and {file}. Leave the example out.")
             from jobspecs.storage import S3
             from orchestrator.from_shards import spec_for
-            from workers.storage import Storage
 
-            text, path = spec_for(from_shards, Storage(given_s3(endpoint) or S3())), Path(example or "job.yaml")
+            text, path = spec_for(from_shards, given_s3(endpoint) or S3()), Path(example or "job.yaml")
         elif example is None:
             for name, content in starters().items():
                 print(f"{name}: {about(content)}")
@@ -103,8 +102,8 @@ def plan(
 ) -> None:
     """Show what would run and what it takes: samples, steps, rows per rank; memory, bytes, rates, checkpoints.
 
-    Tars without counts beside them, and those of sources with filters, are read for it, on Ray; what was found
-    is kept below <storage.root>/indexes for the next time.
+    Tars without counts beside them, and those of sources with filters, are read for it, many of them on Ray; what was
+    found is kept below <storage.root>/indexes for the next time.
 
     The plan is that of the run of this name if it is the same experiment, else that of a new run.
     """

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobspecs.errors import UsageError
+from orchestrator.environment import variables
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own commands look for an address, in this order."""
@@ -67,13 +68,9 @@ def _asked_of_ray(address: str) -> str:
 @contextlib.contextmanager
 def only_address(address: str) -> Iterator[None]:
     """Ray takes an address of the environment before one that it is given."""
-    before = {variable: os.environ.pop(variable, None) for variable in ADDRESS_VARIABLES}
-    os.environ[ADDRESS_VARIABLES[0]] = address
-    try:
+    first, *others = ADDRESS_VARIABLES
+    with variables({first: address, **dict.fromkeys(others)}):
         yield
-    finally:
-        del os.environ[ADDRESS_VARIABLES[0]]
-        os.environ.update({variable: value for variable, value in before.items() if value is not None})
 
 
 def token() -> str:

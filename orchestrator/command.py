@@ -74,7 +74,7 @@ class ResultsOutput(StrEnum):
 
 
 Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
-Run = Annotated[str, typer.Argument(help="A run directory or its URI.", show_default=False)]
+Run = Annotated[str, typer.Argument(help="A run, by directory, URI or name below --root.", show_default=False)]
 JobName = Annotated[
     str,
     typer.Argument(
@@ -213,11 +213,12 @@ def show_of(output: Output, quiet: bool) -> Show:
     return Show.QUIET if quiet else Show.TEXT
 
 
-def open_run(run: str, endpoint: str | None) -> api.Run:
-    """A run by its directory or URI. Raises UsageError."""
+def open_run(run: str, endpoint: str | None, root: str) -> api.Run:
+    """A run by its directory, URI or name. Raises UsageError."""
     from orchestrator.api import Run
+    from orchestrator.named_run import named_run
 
-    return Run.open(run, given_s3(endpoint))
+    return Run.open(named_run(run, root).uri, given_s3(endpoint))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from jobspecs.diff import Difference, differences, overall
 from jobspecs.errors import NotFoundError, UsageError
 from jobspecs.identity import Effect
 from jobspecs.job import JobSpec
-from jobspecs.load import load, loads
+from jobspecs.load import load
 from jobspecs.storage import S3
 
 
@@ -58,7 +58,7 @@ def compare(before: str, after: str, s3: S3 | None, root: str) -> Comparison:
     """
     one, other = _spec(before, s3, root), _spec(after, s3, root)
     if _is_file(before) != _is_file(after):  # a run's has absolute URIs
-        from orchestrator.prepare import absolute_uris
+        from orchestrator.absolute_uris import absolute_uris
 
         one, other = absolute_uris(one), absolute_uris(other)
     found = differences(one, other)
@@ -66,23 +66,22 @@ def compare(before: str, after: str, s3: S3 | None, root: str) -> Comparison:
 
 
 def _is_file(given: str) -> bool:
-    return given.endswith((".yaml", ".yml")) or Path(given).is_file()
+    """Whether it is a spec's file, which is read here as by any command; every URI is that of a run."""
+    return "://" not in given and (given.endswith((".yaml", ".yml")) or Path(given).is_file())
 
 
 def _spec(given: str, s3: S3 | None, root: str) -> JobSpec:
-    if _is_file(given) and "://" not in given:
+    if _is_file(given):
         return load(given)
-    from workers.run import RunDirectory
-    from workers.storage import Storage, absolute, join
+    from orchestrator.named_run import named_run
+    from workers.run_inputs import load_spec
+    from workers.storage import Storage
 
-    storage = Storage(s3 or S3())
-    for uri in dict.fromkeys((absolute(given), join(absolute(root), given))):
-        run = RunDirectory(uri)
-        try:
-            return loads(storage.read(run.spec).decode(), run.spec)
-        except NotFoundError:
-            continue
-    raise UsageError(
-        f"{given} is neither a spec nor a run. Give a YAML file, a run directory or its URI, or the name of a run "
-        f"below --root ({root})."
-    )
+    run = named_run(given, root)
+    try:
+        return load_spec(Storage(s3 or S3()), run)
+    except NotFoundError as error:
+        raise UsageError(
+            f"{given} is neither a spec nor a run: there is no {run.spec}. Give a YAML file of this machine, a run "
+            f"directory or its URI, or the name of a run below --root ({root})."
+        ) from error

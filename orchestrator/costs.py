@@ -61,7 +61,7 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
     from workers.models.build import activations_of, tower_sizes
     from workers.train.memory import device_memory
 
-    training, ranks = spec.training, plan.workers
+    training, ranks = spec.training.on_ranks(plan.workers), plan.workers
     sizes = tower_sizes(spec.model, spec.data, job.tokenizers)
     total, trained = (sum(getattr(size, name) for size in sizes.values()) for name in ("parameters", "trained"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,6 +142,11 @@ def warnings_of(spec: JobSpec, plan: Plan) -> tuple[str, ...]:
         found.append(f"The learning rate warms up for {warmup:,} steps, and the job has {plan.total_steps:,}.")
     if plan.checkpoints == 1 and spec.checkpoint.every_minutes is None:
         found.append("There is one commit, at the end: a failure costs all of the work. Lower checkpoint.every_steps.")
+    if plan.workers == 1 and spec.training.zero_stage > 1:  # 1 is the default: nobody counts on it
+        found.append(
+            "One worker shares nothing out: it holds all gradients and moments, whatever training.zero_stage says "
+            f"({spec.training.zero_stage})."
+        )
     return tuple(found)
 
 

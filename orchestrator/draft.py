@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jobspecs.errors import DataError
 from workers.data.look import Column, Look
+from workers.data.order import auto_lanes
 
 _USUAL = 0.5
 """Share of the samples that have a column which is worth naming."""
@@ -34,6 +35,7 @@ class Shards:
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    """Empty where the objective has no pairs to retrieve."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,16 @@ class Counted:
     is_exact: bool
 
 
-def draft(name: str, shards: Shards, counted: Counted, seen: Look) -> str:
-    """The text of a spec. Raises DataError: nothing in the samples can be contrasted."""
+def draft(name: str, shards: Shards, counted: Counted, seen: Look, endpoint: str | None = None) -> str:
+    """The text of a spec. endpoint: where the tars are, if not at AWS's.
+
+    Raises DataError: nothing in the samples can be contrasted.
+    """
     large = counted.samples >= _LARGE
-    columns = _columns(seen, large)
-    if "query" in columns:
-        kind, model = "text_text", _text_tower(large)
-    elif "text" in columns:
-        kind, model = "image_text", _image_tower(seen, large) + _text_tower(large)
-    else:
-        kind, model = "two_view", _image_tower(seen, large)
+    kind, columns = kind_of(seen), _columns(seen, large)
+    towers = _image_tower(seen, large) if "image" in columns else ""
+    towers += "" if kind == "two_view" else _text_tower(large)
+    ranks = auto_lanes(_batch(counted.samples, large))
     lines = [
         f"# A first spec for {', '.join(shards.train)}, made by looking at {seen.samples} samples:",
         f"#   {_found(seen)}",
@@ -70,15 +72,23 @@ def draft(name: str, shards: Shards, counted: Counted, seen: Look) -> str:
         *(f"  {column}: {text}" for column, text in columns.items()),
         "",
         "model:",
-        *model.splitlines(),
+        *towers.splitlines(),
         f"  embedding_dim: {512 if large else 128}",
         "",
         *_training(counted, large),
         "",
-        "cluster: {workers: 1}  # ranks; any number gives the same batches and losses",
-        *_evaluations(kind, shards),
+        f"cluster: {{workers: 1}}  # ranks; up to {ranks} give the same batches and losses",
+        *([] if endpoint is None else [f"storage: {{s3: {{endpoint: {json.dumps(endpoint)}}}}}"]),
+        *_evaluations(shards),
     ]
     return "\n".join(lines) + "\n"
+
+
+def kind_of(seen: Look) -> str:
+    """The objective that the samples are for; `two_view` where they have neither a pair of texts nor a caption."""
+    if _pair(seen) is not None:
+        return "text_text"
+    return "two_view" if _caption(seen) is None else "image_text"
 
 
 def name_of(url: str) -> str:
@@ -214,8 +224,7 @@ def _text_tower(large: bool) -> str:
 
 def _training(counted: Counted, large: bool) -> list[str]:
     samples = counted.samples
-    fitting = max(2, 1 << max(1, (samples // 8)).bit_length() - 1)
-    batch = min(4096 if large else 256, fitting, samples)
+    batch, fitting = _batch(samples, large), _fitting(samples)
     larger = [size for size in (1024, 4096, 16_384, 32_768) if batch < size <= fitting]
     passes = min(100, max(3, math.ceil((12_800_000 if large else 100_000) / samples)))
     steps = max(1, samples // batch) * passes
@@ -232,8 +241,17 @@ def _training(counted: Counted, large: bool) -> list[str]:
     ]
 
 
-def _evaluations(kind: str, shards: Shards) -> list[str]:
-    if not shards.held_out or kind == "two_view":
+def _batch(samples: int, large: bool) -> int:
+    return min(4096 if large else 256, _fitting(samples), samples)
+
+
+def _fitting(samples: int) -> int:
+    """The largest batch of which a pass has eight, a power of two."""
+    return max(2, 1 << max(1, (samples // 8)).bit_length() - 1)
+
+
+def _evaluations(shards: Shards) -> list[str]:
+    if not shards.held_out:
         return []
     return [
         "",

@@ -17,7 +17,7 @@ from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.listening import listening
 from orchestrator.prepare import Prepared
-from orchestrator.ray_cluster import check_evaluations, check_resources, start_ray
+from orchestrator.ray_cluster import check_evaluations, check_resources, own_dashboard, start_ray
 from orchestrator.report.leave import leave_report
 from orchestrator.stop_request import StopRequest
 from orchestrator.trackers import check_trackers
@@ -64,7 +64,7 @@ class Driver:
         except StorageError as error:
             raise UsageError(f"the run directory can't be used: {error}") from error
         self._ledger.write_as(self._lease.number)
-        with listening(job, self._journal):
+        with own_dashboard(), listening(job, self._journal):
             return self._drive()
 
     def _leave_report(self) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from jobspecs.errors import TandemError, UsageError
 from jobspecs.evaluation import Evaluation
 from jobspecs.load import dumps, load, loads
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.evaluate import encoder_of, score
 from orchestrator.find_checkpoint import FoundCheckpoint
-from orchestrator.prepare import absolute_uris
 
 if TYPE_CHECKING:
     from workers.evaluate.encode import Encoder

@@ -18,8 +18,8 @@ from jobspecs.evaluation import sides_of
 from jobspecs.job import JobSpec
 from jobspecs.load import load
 from jobspecs.storage import S3
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.evaluate_alone import named, scored
-from orchestrator.prepare import absolute_uris
 from workers.storage import Storage, absolute
 
 _HUB = re.compile(r"([\w.-]+)/([\w.-]+?)(?:@([\w./-]+))?")

@@ -97,6 +97,11 @@ class Evaluations:
                 step=flight.batch.step,
             )
 
+    def are_running(self) -> bool:
+        """Whether tasks have room that `make_room` would free."""
+        with self._lock:
+            return bool(self._flights.there)
+
     def admit(self) -> None:
         """The attempt has its workers, or there is none to start: tasks may begin."""
         with self._lock:

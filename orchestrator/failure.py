@@ -60,7 +60,7 @@ class Failure:
     cause: str
     """The root cause in one line, with its rank: `rank 1: DataError: …`."""
     details: str = ""
-    """The whole story: tracebacks of all ranks."""
+    """The story: tracebacks of ranks, that of `rank` first."""
     rank: int | None = None
     """Where it began; None where no single rank is to blame."""
     fingerprint: str = ""
@@ -78,8 +78,9 @@ class Failure:
 
     @property
     def came_up(self) -> bool:
-        """Whether its worker group did, or may have: False where nodes were missing before its first step."""
-        return self.kind is not Kind.NODE_LOST or max(self.step, self.committed) > self.start
+        """Whether its worker group did, or may have: False where nodes were missing before its first step. What failed
+        between two attempts tells nothing of a group."""
+        return not self.world_size or self.kind is not Kind.NODE_LOST or max(self.step, self.committed) > self.start
 
 
 class AttemptFailedError(Exception):

@@ -7,16 +7,16 @@ runs/digits-clip/checkpoints/step-00000100        one of its checkpoints
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
 from jobspecs.errors import NotFoundError, UsageError
 from jobspecs.job import JobSpec
-from jobspecs.load import loads
 from jobspecs.storage import S3, StorageSpec
+from orchestrator.named_run import named_run
 from workers.run import RunDirectory, RunPlan, committed_steps
-from workers.storage import Storage, absolute, join
+from workers.run_inputs import load_spec
+from workers.storage import Storage
 from workers.train.checkpoint import CheckpointError, Manifest, verify
 
 _CHECKPOINT = re.compile(r"(.+)/checkpoints/step-(\d{8,})")
@@ -50,7 +50,7 @@ def find_checkpoint(argument: str, s3: S3 | None = None, root: str = _ROOT) -> F
     run, step = _placed(argument, root)
     try:
         plan = RunPlan.from_json(storage.read(run.plan))
-        spec = loads(storage.read(run.spec).decode(), run.spec)
+        spec = load_spec(storage, run)
     except NotFoundError as error:
         if step is None:
             raise UsageError(
@@ -89,7 +89,6 @@ def find_checkpoint(argument: str, s3: S3 | None = None, root: str = _ROOT) -> F
 
 def _placed(argument: str, root: str) -> tuple[RunDirectory, int | None]:
     """The run that an argument names, and the step of a checkpoint, None for the newest one. Raises UsageError."""
-    is_name = "/" not in argument and argument not in (".", "..") and not os.path.isdir(argument)
-    uri = absolute(join(root, argument) if is_name else argument)
-    match = _CHECKPOINT.fullmatch(uri)
-    return (RunDirectory(match[1]), int(match[2])) if match else (RunDirectory(uri), None)
+    run = named_run(argument, root)
+    match = _CHECKPOINT.fullmatch(run.uri)
+    return (RunDirectory(match[1]), int(match[2])) if match else (run, None)

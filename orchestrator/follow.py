@@ -81,11 +81,12 @@ def of_newest_go(events: list[dict[str, Any]], submission_id: str | None) -> lis
 
 def _show(ledger: Ledger, view: View, submission_id: str | None, seen: int) -> int:
     """Shows what came after the first `seen` events. Returns how many they were. Raises StorageError."""
+    # All is read before anything is shown: where a read fails, the next look begins at the same event.
     events = of_newest_go(ledger.events(), submission_id)
+    plan, metrics = ledger.plan(), ledger.last_metrics()
     for event in events[seen:]:
         view.event(event)
     attempts = [event["attempt"] for event in events if event["event"] == "attempt_started"]
-    plan, metrics = ledger.plan(), ledger.last_metrics()
     # Those of an older attempt are what the newest begins with: they tell of no progress.
     if plan is not None and metrics is not None and attempts and metrics["attempt"] == attempts[-1]:
         view.progress(metrics, plan.total_steps)

@@ -2,7 +2,7 @@
 
 What an earlier index says of a shard with the same URI, size and ETag is taken from there. Of the others,
 counts come from img2dataset's files beside them; where there are none, and wherever there are filters, the
-tars are read by Ray tasks.
+tars are read, by Ray tasks where there are many.
 """
 
 from __future__ import annotations

@@ -16,17 +16,24 @@ class Interrupt:
     def __init__(self) -> None:
         self._requested = threading.Event()
         self._at_once = threading.Event()
+        self.has_handlers = False
+        """Whether a signal to this process reaches it: within `signals`, in the main thread."""
 
     def request(self) -> None:
         """Asks the job to stop at its next step."""
         self._requested.set()
 
     def at_once(self) -> None:
-        """Ends the job without a further commit: what a second signal does. Called from any thread."""
+        """Ends the job without a further commit: what a second signal does. Called from any thread.
+
+        Where no handler waits for it, a signal would end the whole process, such as a notebook that runs the job in a
+        thread: the job then ends as after a first one, with a checkpoint.
+        """
         if not self._at_once.is_set():
             self._at_once.set()
             self._requested.set()
-            os.kill(os.getpid(), signal.SIGTERM)  # Ray blocks SIGINT in what it starts
+            if self.has_handlers:
+                os.kill(os.getpid(), signal.SIGTERM)  # Ray blocks SIGINT in what it starts
 
     def requested(self) -> bool:
         """Whether it was asked to."""
@@ -54,8 +61,10 @@ def signals(interrupt: Interrupt) -> Iterator[None]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         meant.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in meant}
+    interrupt.has_handlers = True
     try:
         yield
     finally:
+        interrupt.has_handlers = False
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,7 +22,7 @@ from orchestrator.prepare import Prepared
 from workers.data.find_shards import REQUESTS_AT_A_TIME, Folders, find_shards
 from workers.data.negatives import NegativesTable, TableFile, read_table
 from workers.mining.table import Found, Table, read_record, record_of, total
-from workers.mining.versions import Era, era_of
+from workers.mining.versions import Era, eras
 from workers.storage import ObjectInfo, join
 from workers.train.checkpoint import read_manifest
 
@@ -31,13 +31,18 @@ if TYPE_CHECKING:
 
 
 def check_mining(job: Prepared) -> None:
-    """Looks for what the job is to mine by and from, before anything is started. Raises as `find_version`."""
+    """Looks for what the job is still to mine by and from, before anything is started. Raises as `find_version`."""
     mining = job.spec.job_mining
     assert mining is not None, "asked of a job that mines"
-    if mining.corpus is not None:
+    versions = [era for era in eras(mining, job.fixed.total_steps) if era.version]
+
+    def is_mined(era: Era) -> bool:
+        return read_table(job.storage, job.run.negatives(era.version)) is not None
+
+    if mining.before_training and not is_mined(versions[0]):
+        find_version(job, versions[0], None)
+    elif mining.corpus is not None and not all(map(is_mined, reversed(versions))):  # the last is the likeliest to lack
         find_shards(mining.corpus, Folders(job.storage))
-    if mining.before_training and read_table(job.storage, job.run.negatives(1)) is None:
-        find_version(job, era_of(mining, job.fixed.total_steps, 0), None)
 
 
 def find_version(job: Prepared, era: Era, checkpoint: str | None) -> MiningWork:
@@ -68,11 +73,11 @@ def find_version(job: Prepared, era: Era, checkpoint: str | None) -> MiningWork:
 def mine_version(
     job: Prepared, era: Era, checkpoint: str | None, check: Callable[[], None]
 ) -> tuple[NegativesTable, Found]:
-    """Mines it, with as many tasks at a time as the cluster has room for, and writes its manifest. check: called each
-    second; what it raises ends the tasks.
+    """Mines it, with as many tasks at a time as the cluster has room for, and writes its manifest, last of all: `tidy`
+    deletes what is left beside it. check: called each second; what it raises ends the tasks.
 
-    Raises as `find_version`; DataError: damaged tars, or not one sample to mine for; JobFailedError: a task died again
-    and again.
+    Raises as `find_version`; DataError: damaged tars, or not one sample to mine for; TasksLostError: one died again and
+    again; JobFailedError: one raised another error.
     """
     work = find_version(job, era, checkpoint)
     left = [target for target in work.targets if target.out not in set(work.done)]
@@ -80,23 +85,28 @@ def mine_version(
         mine_shards(work, left, None, check)
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
         records = list(pool.map(lambda target: read_record(work.storage, target.out), work.targets))
-        named = [
-            TableFile(target.out.removeprefix(f"{work.out}/"), record.sha256)
-            for target, record in zip(work.targets, records, strict=True)
-        ]
-        table, found = NegativesTable(work.out, era.version, _by_source(job, named)), total(records)
-        check()
-        plan = {name: value for name, value in work.plan.items() if name != "shards"}
-        try:
-            content = table.to_json(plan=plan, **asdict(found))
-            work.storage.write(join(work.out, "manifest.json"), content, if_absent=True)
-        except AlreadyExistsError:  # another driver's, or our own write, whose answer got lost
-            table = read_table(work.storage, work.out) or table
-        # Vectors, records, and whatever a checkpoint left that was withdrawn.
-        kept = {join(work.out, file.name) for files in table.files.values() for file in files}
-        kept.add(join(work.out, "manifest.json"))
-        list(pool.map(work.storage.delete, [info.uri for info in work.storage.list(work.out) if info.uri not in kept]))
+    named = [
+        TableFile(target.out.removeprefix(f"{work.out}/"), record.sha256)
+        for target, record in zip(work.targets, records, strict=True)
+    ]
+    table, found = NegativesTable(work.out, era.version, _by_source(job, named)), total(records)
+    check()
+    plan = {name: value for name, value in work.plan.items() if name != "shards"}
+    try:
+        content = table.to_json(plan=plan, **asdict(found))
+        work.storage.write(join(work.out, "manifest.json"), content, if_absent=True)
+    except AlreadyExistsError:  # another driver's, or our own write, whose answer got lost
+        table = read_table(work.storage, work.out) or table
     return table, found
+
+
+def tidy(job: Prepared, table: NegativesTable) -> None:
+    """Deletes what is in a version's folder and no part of it: vectors, records, and whatever a checkpoint left that
+    was withdrawn. Raises StorageError."""
+    kept = {join(table.uri, file.name) for files in table.files.values() for file in files}
+    kept.add(join(table.uri, "manifest.json"))
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
+        list(pool.map(job.storage.delete, [info.uri for info in job.storage.list(table.uri) if info.uri not in kept]))
 
 
 def model_name(job: Prepared, era: Era) -> str:

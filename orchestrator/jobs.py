@@ -1,12 +1,11 @@
 """Which job is meant, and which there are: those of a cluster, and runs below a folder or prefix.
 
 A job is named by its run directory, by its name, or by the id of its submission. A name is looked for on the cluster
-where one is given, else below `root`. Whatever the cluster has lost, the run directory tells.
+where one is given, else in the current folder and below `root`. Whatever the cluster has lost, the run directory tells.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from jobspecs.errors import TandemError, UsageError
 from jobspecs.storage import S3
 from orchestrator.cluster import Entry, RayJobs
 from orchestrator.ledger import Ledger, Status
+from orchestrator.named_run import is_path, named_run
 from workers.run import RunDirectory
 from workers.storage import Storage, absolute, join
 
@@ -82,21 +82,35 @@ class Listed:
 def find(argument: str, root: str, s3: S3 | None, connect: Connect) -> Job:
     """The job that `argument` names. s3: how S3 is reached, where the user says it.
 
-    Raises UsageError: the cluster has none of that name, or can't be asked.
+    Raises UsageError: the cluster has none of that name, or several runs, or can't be asked.
     """
-    is_path = "/" in argument or argument in (".", "..") or os.path.isdir(argument)
-    jobs = None if is_path else connect()
+    jobs = None if is_path(argument) else connect()
     if jobs is None:
-        place = absolute(argument if is_path else join(root, argument))
-        return Job(RunDirectory(place), Storage(s3 or S3()), None, None)
-    named = [entry for entry in jobs.entries() if argument in (entry.submission_id, entry.name)]
+        return Job(named_run(argument, root), Storage(s3 or S3()), None, None)
+    entry = _entry(argument, root, jobs)
+    return Job(RunDirectory(entry.run_directory), Storage(s3 or S3(endpoint=entry.s3_endpoint)), entry, jobs)
+
+
+def _entry(argument: str, root: str, jobs: RayJobs) -> Entry:
+    """The newest submission of the run that is meant. Raises UsageError."""
+    entries = jobs.entries()
+    named = [entry for entry in entries if entry.submission_id == argument]
+    named = named or [entry for entry in entries if entry.name == argument]
     if not named:
         raise UsageError(
             f"the cluster at {jobs.url} has no job {argument!r}. `tandem list` shows those that it has; a run that it "
             f"has lost is named by its run directory, such as {join(root, argument)}"
         )
-    entry = named[0]
-    return Job(RunDirectory(entry.run_directory), Storage(s3 or S3(endpoint=entry.s3_endpoint)), entry, jobs)
+    newest: dict[str, Entry] = {}
+    for entry in named:
+        newest.setdefault(entry.run_directory, entry)
+    if len(newest) > 1:
+        there = ", ".join(f"{entry.submission_id} ({uri})" for uri, entry in newest.items())
+        raise UsageError(
+            f"the cluster at {jobs.url} has several runs of the name {argument!r}: {there}. Say which by its "
+            "submission id or its run directory."
+        )
+    return named[0]
 
 
 def listed(jobs: RayJobs | None, root: str, s3: S3 | None) -> list[Listed]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jobspecs.errors import StorageError
-from jobspecs.redaction import redacted
+from jobspecs.redaction import before_open_key, behind_cut_key, redacted
 from jobspecs.storage import S3
 from workers.run import RunDirectory
 from workers.storage import Storage
@@ -52,9 +52,8 @@ class _Task:
     run: str
     attempt: int
     rank: int
-    files: list[str]
-    sizes: list[int]
-    """Of the files when the rank began: what was there is not the rank's."""
+    files: dict[str, int]
+    """How long each was when the rank began: what was there is not the rank's."""
     who: str
     """The log's first line."""
 
@@ -64,10 +63,9 @@ class KeepLog:
 
     def __init__(self, s3: S3, run: RunDirectory, *, attempt: int, rank: int) -> None:
         files = output_files()
-        sizes = [os.stat(file).st_size for file in files]
         since = time.strftime("%Y-%m-%d %H:%M:%S %z")
         who = f"rank {rank} of attempt {attempt}: process {os.getpid()} on {socket.gethostname()}, since {since}"
-        self._task = _Task(s3.model_dump_json(), run.uri, attempt, rank, files, sizes, who)
+        self._task = _Task(s3.model_dump_json(), run.uri, attempt, rank, files, who)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> KeepLog:
@@ -98,14 +96,16 @@ class KeepLog:
             self._process.wait(END_SECONDS)
 
 
-def output_files() -> list[str]:
-    """The files that this process's output goes to; none where it goes to a terminal or a pipe."""
-    found = []
+def output_files() -> dict[str, int]:
+    """The files that this process's output goes to, and how long each is, in bytes; none where it goes to a terminal or
+    a pipe. It need not be there any more under its name."""
+    found = {}
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    return list(dict.fromkeys(found))
+            about = os.fstat(descriptor)
+            if stat.S_ISREG(about.st_mode):
+                found[os.readlink(f"/proc/self/fd/{descriptor}")] = about.st_size
+    return found
 
 
 class LogParts:
@@ -119,20 +119,29 @@ class LogParts:
         self._kept = bytearray()
         """The part that grows, and what comes behind it."""
         self._written = 0
+        self._left_out = 0
+        """Bytes that were to follow what is written. Said when it is written: a line for it could be left out, too."""
 
     def append(self, text: bytes) -> None:
         """Adds to it; durable after the next `flush`. What can't be held is left out, and said to be."""
         self._kept += text
         if (over := len(self._kept) - PENDING_BYTES) > 0:
             del self._kept[self._written : self._written + over]
-            self._kept[self._written : self._written] = left_out(over)
+            self._left_out += over
+
+    def leave_out(self, count: int) -> None:
+        """So many bytes did not get here. What waits before them is left out with them."""
+        self._left_out += count + len(self._kept) - self._written
+        del self._kept[self._written :]
 
     def flush(self) -> None:
         """Raises StorageError; nothing is lost, the next flush tries again."""
-        while len(self._kept) > self._written:
-            part = bytes(self._kept[:PART_BYTES])
+        while self._left_out or len(self._kept) > self._written:
+            told = left_out(self._left_out) if self._left_out else b""
+            kept = self._kept[: self._written] + told + self._kept[self._written :]
+            part = bytes(kept[:PART_BYTES])
             self._storage.write(self._part(self._number), part)
-            self._written = len(part)
+            self._kept, self._written, self._left_out = kept, len(part), 0
             if len(part) == PART_BYTES:
                 del self._kept[:PART_BYTES]
                 self._number, self._written = self._number + 1, 0
@@ -152,8 +161,8 @@ class _Followed:
         self._path = path
         self._at = start
 
-    def new(self) -> bytes:
-        """What has come since the last call: the newest PENDING_BYTES of it."""
+    def new(self) -> tuple[int, bytes]:
+        """What has come since the last call: how much of it was skipped, and the newest PENDING_BYTES of it."""
         try:
             size = Path(self._path).stat().st_size
             if size < self._at:  # begun anew
@@ -163,9 +172,9 @@ class _Followed:
                 file.seek(self._at + skipped)
                 text = file.read(PENDING_BYTES)
         except OSError:
-            return b""
+            return 0, b""
         self._at += skipped + len(text)
-        return left_out(skipped) + text if skipped else text
+        return skipped, text
 
 
 def follow(task: _Task, ended: Callable[[], bool]) -> None:
@@ -173,20 +182,40 @@ def follow(task: _Task, ended: Callable[[], bool]) -> None:
     run = RunDirectory(task.run)
     storage = Storage(S3.model_validate_json(task.s3))
     parts = LogParts(storage, lambda number: run.log_part(task.attempt, task.rank, number))
-    files = [_Followed(path, size) for path, size in zip(task.files, task.sizes, strict=True)]
-    begun = [b""] * len(files)  # of each the line that has no end yet: half of a secret looks like none
+    files = [_Followed(path, size) for path, size in task.files.items()]
+    begun = [b""] * len(files)  # of each what has no end yet: half of a secret looks like none
     parts.append(f"{task.who}\n".encode())
     is_last = False
     while not is_last:
         is_last = ended()
         for number, file in enumerate(files):
-            text = begun[number] + file.new()
-            end = len(text) if is_last or len(text) > PART_BYTES else text.rfind(b"\n") + 1
+            skipped, text = file.new()
+            if skipped:
+                cut = _first_whole(text)
+                parts.leave_out(len(begun[number]) + skipped + cut)
+                text = text[cut:]
+            else:
+                text = begun[number] + text
+            end = _whole(text)
+            if is_last or len(text) - end > PART_BYTES:
+                end = len(text)
             parts.append(_without_secrets(text[:end]))
             begun[number] = text[end:]
         # A storage that is away for now: the next look tries again.
         with contextlib.suppress(StorageError):
             parts.flush()
+
+
+def _whole(text: bytes) -> int:
+    """How much of it can be judged by itself: whole lines, and whole private keys, which have several."""
+    end = text.rfind(b"\n") + 1
+    return before_open_key(text[:end].decode("latin-1"))  # a letter a byte
+
+
+def _first_whole(text: bytes) -> int:
+    """Where the first whole line begins of a text whose beginning was skipped, and no private key goes on."""
+    start = text.find(b"\n") + 1
+    return start + behind_cut_key(text[start:].decode("latin-1"))
 
 
 def _without_secrets(text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Ends the processes of an attempt whose ranks hang, whatever they do.
+"""Ends the processes of an attempt whose ranks hang, or are not wanted any more, whatever they do.
 
 A rank may stand still in any way: in a system call, in a collective, stopped by a signal. So whoever ends it does not
 ask it: its process is killed by a task on its node. (Ray Train's own way takes 9 s where a process is stopped, and
@@ -17,8 +17,8 @@ _WORKER = "RayTrainWorker"
 """Ray Train's name for the class of its workers."""
 
 
-def kill_workers() -> None:
-    """Kills all workers of Ray Train that this job of Ray has, whatever they do, and waits for it.
+def kill_workers(patience_seconds: float = ray_cluster.ANSWER_SECONDS) -> None:
+    """Kills all workers of Ray Train that this job of Ray has, whatever they do. Waits for it, no longer than said.
 
     A job has one attempt at a time. Of a worker that never beat, Ray alone knows the process.
     """
@@ -32,7 +32,7 @@ def kill_workers() -> None:
         if actor["ActorClassName"] == _WORKER and actor["State"] != "DEAD" and actor["Pid"]
     ]
     # A node that is gone has taken its workers along.
-    ray.wait(killing, num_returns=len(killing), timeout=ray_cluster.ANSWER_SECONDS)
+    ray.wait(killing, num_returns=len(killing), timeout=patience_seconds)
 
 
 def _kill_tree(pid: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +24,7 @@ from jobspecs.load import dumps
 from orchestrator.evaluation_task import reserved
 from orchestrator.kubernetes_network import network_policy
 from orchestrator.kubernetes_pods import SPEC_FILE, Pod, head_pod, pod_labels, submitter_pod, worker_pod
+from orchestrator.named_uris import named_uris
 
 Object = dict[str, Any]
 
@@ -85,12 +85,14 @@ _Plain.add_representer(str, _text)
 
 
 def object_name(name: str) -> str:
-    """The job's name as Kubernetes takes it. One that has to change gets a hash, so that no two become one.
+    """The job's name as Kubernetes takes it: a label of RFC 1035, which begins with a letter. One that has to change
+    gets a hash, so that no two become one.
 
     digits-clip -> digits-clip
     digits.clip -> digits-clip-1a2b3c4d
+    3d-clip     -> job-3d-clip-1a2b3c4d
     """
-    plain = re.sub(r"[._]", "-", name)
+    plain = re.sub(r"^(?=\d)", "job-", re.sub(r"[._]", "-", name))
     if plain == name and len(name) <= _NAME_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -182,18 +184,10 @@ def _evaluations(spec: JobSpec, kubernetes: Kubernetes) -> Pod | None:
 def _check_places(spec: JobSpec, kubernetes: Kubernetes) -> None:
     """Raises UsageError where data or runs lie in a folder that pods don't share."""
     shared = tuple(f"{claim.path}/" for claim in kubernetes.claims)
-    for place, uri in _places(spec):
+    for place, uri in named_uris(spec):
         path = uri.removeprefix("file://")
         if not uri.startswith("s3://") and not path.startswith(shared):
             raise UsageError(
                 f"{place}: {uri!r} is a folder that pods don't share, and what is written there is gone with its pod. "
                 "Give an s3:// URI, or a path below one of cluster.kubernetes.claims"
             )
-
-
-def _places(spec: JobSpec) -> Iterator[tuple[str, str]]:
-    yield "storage.root", spec.storage.root
-    for number, source in enumerate(spec.data.sources):
-        yield from ((f"data.sources.{number}.urls", url) for url in source.urls)
-    for number, evaluation in enumerate(spec.evaluations):
-        yield from ((f"evaluations.{number}.data.urls", url) for url in evaluation.data.urls)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 from jobspecs.errors import StorageError
 from jobspecs.job import JobSpec
 from orchestrator.bookkeeping import Bookkeeping
+from orchestrator.crew import Crew
 from orchestrator.evaluations import Evaluations
 from orchestrator.failure import Failure, Kind, storage_failure
 from orchestrator.interrupt import Interrupt
@@ -20,6 +20,7 @@ from orchestrator.stop_request import Why, requested
 from orchestrator.watch import Ended, Watch
 from orchestrator.workforce import Workforce
 from workers.train.fence import FencedError, claim_attempt
+from workers.train.task import TrainTask
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Launcher:
         interrupt: Interrupt,
         lease: Lease,
         workforce: Workforce,
+        crew: Crew,
         evaluations: Evaluations,
     ) -> None:
         self._job = job
@@ -58,6 +60,7 @@ class Launcher:
         self._interrupt = interrupt
         self._lease = lease
         self._workforce = workforce
+        self._crew = crew
         self._evaluations = evaluations
 
     def run(self, attempt: Attempt) -> Ended:
@@ -88,23 +91,18 @@ class Launcher:
 
     def _watched(self, attempt: Attempt) -> Ended:
         """Raises TakenOverError, StorageError."""
-        from orchestrator.attempt import run_attempt  # torch, which the driver starts without
-        from workers.train.loop import TrainTask
-
         job, spec, size = self._job, attempt.spec(self._job.spec), attempt.world_size
         task = TrainTask(spec, job.fixed, job.run, attempt.number, attempt.resume_from.uri, self._lease.number)
-        monitor = Monitor(world_size=size, hang_after_seconds=spec.retry.hang_after_seconds)
-        with contextlib.closing(monitor):
-            books = Bookkeeping(
-                job,
-                self._journal,
-                self._interrupt,
-                self._workforce,
-                self._evaluations,
-                monitor.nodes,
-                attempt=attempt.number,
-                start=attempt.resume_from.step,
-                world_size=size,
-            )
-            watch = Watch(job.spec.name, self._lease, monitor, books)
-            return watch.run(lambda: run_attempt(task, spec.cluster, size, monitor.beats))
+        monitor = Monitor(self._crew.desk(size), attempt.number)
+        books = Bookkeeping(
+            job,
+            self._journal,
+            self._interrupt,
+            self._workforce,
+            self._evaluations,
+            monitor.nodes,
+            attempt=attempt.number,
+            start=attempt.resume_from.step,
+            world_size=size,
+        )
+        return Watch(job.spec.name, self._lease, monitor, books).run(lambda: self._crew.run(task))

@@ -7,6 +7,7 @@ is done, SECONDS at most. Kubernetes kills what is left then.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def leave(seconds: float) -> None:
     drivers = [process for process in psutil.process_iter() if is_driver(_command(process))]
     if drivers:
         for driver in drivers:
-            driver.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                driver.terminate()
         psutil.wait_procs(drivers, timeout=seconds)
         return
     _tell_ray(seconds)

@@ -2,7 +2,7 @@
 
     <out>/<source>/00000.tar, 00000_stats.json     a copy of each shard of the spec's data, with its negatives
     <out>/_plan.json                               what is mined and how, written first
-    <out>/_embeddings/<side>/                      vectors, as `tandem embed` writes them; gone in the end
+    <out>/_embeddings/<hash of the plan>/<side>/   vectors, as `tandem embed` writes them; gone in the end
     <out>/_manifest.json                           what was mined, written last
 
 A shard that was mined is not mined again: a call that broke off is gone on with by calling again.

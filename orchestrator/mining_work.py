@@ -15,8 +15,8 @@ from jobspecs.data import Source
 from jobspecs.errors import NotFoundError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.mining import BM25, SIDES, Mining
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.mining_model import PLACE, Model, named_model
-from orchestrator.prepare import absolute_uris
 from workers.data.find_shards import Folders, find_shards, stem
 from workers.data.keyed import hash64
 from workers.mining.mine import Sink
@@ -93,8 +93,8 @@ class MiningWork:
         return SIDES[self.spec.objective.kind]
 
     def embeddings(self, side: str) -> str:
-        """URI of the folder of the vectors of a side."""
-        return join(self.out, "_embeddings", side)
+        """URI of the folder of the vectors of a side: what a go by another model left there is in none's way."""
+        return join(self.out, "_embeddings", plan_hash(self), side)
 
 
 def find_mining(spec: JobSpec, out: str) -> MiningWork:

@@ -192,6 +192,7 @@ def make(
     commits = sorted({*(() if every is None else range(every, total, every)), *mined_at, total})
     orders = _orders(indexes, layout)
     steps_per_pass = max(order.steps_per_pass for order in orders)
+    mined = 0 if spec.job_mining is None else spec.job_mining.count
     return Plan(
         name=spec.name,
         run_directory=run_directory,
@@ -225,7 +226,7 @@ def make(
         even_workers=tuple(n for n in range(1, layout.lanes + 1) if layout.lanes % n == 0),
         useful_workers=elastic.useful_sizes(layout.lanes),
         possible_workers=sizes,
-        loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, sizes[0]),
+        loader_memory=loader_memory(spec.data, indexes, tokenizers, layout, sizes[0], mined),
         gathered_bytes_per_step=Wire(contrast_in(spec), workers, rows, spec.model.embedding_dim).total,
         checkpoint_steps=_some(commits),
         checkpoints=len(commits),

@@ -11,6 +11,7 @@ from orchestrator.failure import Encoded, Failure, Kind
 from orchestrator.launch import Attempt
 from orchestrator.ledger import Ledger
 from orchestrator.prepare import Prepared
+from orchestrator.ray_tasks import TasksLostError
 from orchestrator.stop_request import Why
 from workers.data.order import rows_per_rank
 from workers.run import committed_steps
@@ -30,6 +31,17 @@ def complete(failure: Failure, attempt: Attempt, asked: Why | None, ledger: Ledg
             step = metrics["step"]
         committed = max([0, *committed_steps(ledger.storage, ledger.run)])
     return replace(failure, step=step, committed=committed, start=start, world_size=attempt.world_size)
+
+
+def of_tasks(error: TasksLostError) -> Failure:
+    """What tasks between two attempts failed of."""
+    from orchestrator.root_cause import classify  # torch, which the driver starts without
+
+    assert error.__cause__ is not None, "Ray's error"
+    failure = classify(error.__cause__)
+    # Another error of Ray's own, of a lost object for one, is no bug of the task: its owner is gone.
+    kind = Kind.WORKER_LOST if failure.kind is Kind.BUG else failure.kind
+    return replace(failure, kind=kind, cause=str(error))
 
 
 def encoded(attempt: Attempt, job: Prepared, ledger: Ledger) -> Encoded:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from jobspecs.data import Loader, Source
+from jobspecs.data import Source
 from jobspecs.diff import differences
 from jobspecs.errors import DataError, UsageError
-from jobspecs.evaluation import data_of, with_uris
+from jobspecs.evaluation import data_of
 from jobspecs.identity import Effect
 from jobspecs.job import JobSpec
-from jobspecs.load import loads
 from orchestrator import plan as planning
 from orchestrator import tokenizers
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.indexing import build_index, kept_index, known_index, read_index
 from orchestrator.ledger import Ledger
 from orchestrator.scanning import Scanner, scan_with_ray
@@ -21,9 +20,10 @@ from workers.data.filters import canonical
 from workers.data.find_shards import Folders, find_shards, some
 from workers.data.index import Index, fingerprint
 from workers.data.tokenize import Tokenizer
+from workers.models.sure import sure_to_fit
 from workers.run import RunDirectory, RunPlan
-from workers.run_inputs import load_tokenizers
-from workers.storage import Storage, absolute, basename, join
+from workers.run_inputs import load_spec, load_tokenizers
+from workers.storage import Storage, basename, join
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def prepare(spec: JobSpec, *, only_plan: bool = False, scanner: Scanner | None =
             uri for index in indexes for uri in _rewritten(known_index(storage, run.index(index.source)), index)
         ]
     plan = planning.make(spec, indexes, fixed, run.uri, found)
-    if found.keys() >= spec.data.texts.keys():  # else a tokenizer is still to be trained, and workers look
+    # Where a tokenizer is still to be trained, workers look.
+    if found.keys() >= spec.data.texts.keys() and not sure_to_fit(spec.model, spec.data):
         from workers.models.build import tower_sizes  # torch, transformers
 
         tower_sizes(spec.model, spec.data, found)
@@ -155,40 +156,8 @@ def _shared(indexes: list[Index]) -> list[str]:
     ]
 
 
-def absolute_uris(spec: JobSpec) -> JobSpec:
-    """`spec` with every path below the current folder written as a `file://` URI."""
-    sources = [
-        source.model_copy(
-            update={
-                "urls": list(map(absolute, source.urls)),
-                "index": None if source.index is None else absolute(source.index),
-            }
-        )
-        for source in spec.data.sources
-    ]
-    evaluations = [with_uris(evaluation, absolute) for evaluation in spec.evaluations]
-    mining = spec.mining
-    if mining is not None and mining.corpus is not None:
-        mining = mining.model_copy(update={"corpus": list(map(absolute, mining.corpus))})
-    return spec.model_copy(
-        update={
-            "data": spec.data.model_copy(update={"sources": sources, "loader": _absolute_cache(spec.data.loader)}),
-            "evaluations": evaluations,
-            "mining": mining,
-            "storage": spec.storage.model_copy(update={"root": absolute(spec.storage.root)}),
-        }
-    )
-
-
-def _absolute_cache(loader: Loader) -> Loader:
-    if loader.cache is None:
-        return loader
-    folder = str(Path(loader.cache.folder).expanduser().absolute())
-    return loader.model_copy(update={"cache": loader.cache.model_copy(update={"folder": folder})})
-
-
 def _refuse_another_experiment(spec: JobSpec, storage: Storage, run: RunDirectory) -> None:
-    before = loads(storage.read(run.spec).decode(), run.spec)
+    before = load_spec(storage, run)
     lines = [
         f"{each} ({each.meaning.why})" for each in differences(before, spec) if each.meaning.effect is Effect.EXPERIMENT
     ]

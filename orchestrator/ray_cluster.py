@@ -9,23 +9,27 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
 from jobspecs.job import JobSpec
+from orchestrator.cluster_address import ADDRESS_VARIABLES
 from orchestrator.elastic import Node, room
+from orchestrator.environment import variables
 
 # Ray reads these when it is imported. Usage reports are sent only where the user asks for them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers stay in the driver's folder: relative paths mean the same everywhere.
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-# The driver looks for nodes that are taken away; an actor of Ray Train's own for it would cost a process an attempt.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# The driver looks for nodes that are taken away. An actor of Ray Train's own for it would start ranks anew unasked.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # A minute, Ray Train's default, is short for processes that import torch on a busy node.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 
+_DASHBOARD_VARIABLE = ADDRESS_VARIABLES[0]
 ANSWER_SECONDS = 10.0
 """Patience with Ray: with a call of an actor, with short tasks."""
 
@@ -92,6 +96,36 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
+@contextlib.contextmanager
+def own_dashboard() -> Iterator[None]:
+    """Ray Train asks a dashboard whether its controller lives. Left to itself, that of the Ray that was started last on
+    the machine: where it is another one or dead, each attempt ends 12 s late. In this context it asks that of the Ray
+    that this process is connected to. Not for longer: `tandem submit` takes the same variable for the user's word.
+
+    Ray has no public call for either name. Where a later version lacks one, attempts may end late.
+    """
+    import ray
+
+    find = getattr(ray._private.worker, "get_dashboard_url", None)
+    url = find() if find is not None and ray.is_initialized() else None
+    if not url:
+        yield
+        return
+    propagated: set[str] = set()
+    with contextlib.suppress(ImportError):
+        from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+        propagated = ENV_VARS_TO_PROPAGATE
+    is_new = _DASHBOARD_VARIABLE not in propagated
+    propagated.add(_DASHBOARD_VARIABLE)
+    try:
+        with variables({_DASHBOARD_VARIABLE: f"http://{url}"}):
+            yield
+    finally:
+        if is_new:
+            propagated.discard(_DASHBOARD_VARIABLE)
+
+
 def check_resources(cluster: Cluster) -> None:
     """Raises UsageError when this machine has less than the fewest workers ask for: nothing will come to it. On a
     cluster that may grow, a job waits."""
@@ -151,6 +185,22 @@ def nodes() -> tuple[Node, ...]:
         for node in ray.nodes()
         if node["Alive"]
     )
+
+
+def answering() -> set[str]:
+    """Ray's ids of the nodes that take a connection now. That a node is gone Ray itself may learn seconds later."""
+    import ray
+
+    def answers(node: dict[str, Any]) -> bool:
+        try:
+            _knock(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
+        except OSError:
+            return False
+        return True
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        return {node["NodeID"] for node, there in zip(alive, threads.map(answers, alive), strict=True) if there}
 
 
 def draining_nodes() -> set[str]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobspecs.errors import JobFailedError, TandemError
 from orchestrator.scanning import progress
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
 
 C = TypeVar("C")
 
 _TASKS_AT_A_TIME = 1000
 """Ray looks at all tasks that it waits for."""
+
+
+class TasksLostError(JobFailedError):
+    """A task's process or node died, again and again, or its inputs with them: nothing is wrong with the task. Its
+    cause is Ray's error."""
 
 
 def answers(
@@ -31,7 +39,8 @@ def answers(
     wrap it in one of its own. doing, what: "embedding", "shards", as progress and errors have it. at_a_time: None
     as many as the cluster has room for. check: called each second; what it raises ends the tasks.
 
-    Raises the TandemError of a task; JobFailedError, which ends with `remedy`: one died again and again.
+    Raises the TandemError of a task; TasksLostError: one died again and again; JobFailedError: one raised another
+    error. Both end with `remedy`.
     """
     import ray
     from ray.exceptions import RayError
@@ -55,13 +64,23 @@ def answers(
             except RayError as error:
                 _cancel(waiting)
                 last = str(error).strip().splitlines()[-1]
-                raise JobFailedError(f"{doing} failed: {last}. {remedy}") from error
+                lost = _lost(error)
+                failed = JobFailedError if lost is None else TasksLostError
+                raise failed(f"{doing} failed: {last}. {remedy}") from (lost or error)
             for reference, answer in zip(done, found, strict=True):
                 if isinstance(answer, TandemError):
                     _cancel(waiting)
                     raise answer
                 advance(1)
                 yield waiting.pop(reference), answer
+
+
+def _lost(error: RayError) -> RayError | None:
+    """What Ray lost; None where a task raised an error of its own."""
+    from ray.exceptions import RayError, RayTaskError
+
+    cause = error.cause if isinstance(error, RayTaskError) else error  # of an argument that was lost, for one
+    return cause if isinstance(cause, RayError) else None
 
 
 def _cancel(waiting: Iterable[Any]) -> None:

@@ -22,12 +22,15 @@ class RecordTail:
     def new(self) -> list[dict[str, Any]]:
         """The records since the last call, oldest first. Raises StorageError; the next call has what this one lacks."""
         found: list[dict[str, Any]] = []
+        part, size, count = self._part, self._size, self._lines
         for info in self._storage.list(self._folder):
-            is_known = info.uri == self._part
-            if not info.uri.startswith(self._prefix) or info.uri < self._part or (is_known and info.size == self._size):
+            is_known = info.uri == part
+            if not info.uri.startswith(self._prefix) or info.uri < part or (is_known and info.size == size):
                 continue
             content = self._storage.read(info.uri)
             lines = content.splitlines()
-            found += [json.loads(line) for line in lines[self._lines if is_known else 0 :]]
-            self._part, self._size, self._lines = info.uri, len(content), len(lines)
+            found += [json.loads(line) for line in lines[count if is_known else 0 :]]
+            part, size, count = info.uri, len(content), len(lines)
+        # Only now: what was found before a part that can't be read is found again.
+        self._part, self._size, self._lines = part, size, count
         return found

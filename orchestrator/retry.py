@@ -150,7 +150,7 @@ def _smallest(encoded: Encoded | None) -> str | None:
         )
     if encoded.rows <= 1:
         return (
-            "A rank encodes one row at a time already. Use training.gradient_checkpointing, a higher "
+            "A rank encodes one row at a time already. Use training.gradient_checkpointing, more workers with a higher "
             "training.zero_stage, or smaller towers."
         )
     return None

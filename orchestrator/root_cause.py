@@ -12,7 +12,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import ray.exceptions
-import ray.train
 import torch
 
 from jobspecs.errors import DataError, StorageError, UsageError
@@ -109,13 +108,11 @@ class _Finding:
 def classify(error: BaseException, dead_nodes: Collection[str] = ()) -> Failure:
     """What an attempt failed of.
 
-    error: what `TorchTrainer.fit` raised. dead_nodes: hex IDs of nodes that were there when the attempt began, and
-    are not any more.
+    error: what Ray Train raised, or would have. dead_nodes: hex IDs of nodes that were there when the attempt began,
+    and are not any more.
     """
     failures = getattr(error, "worker_failures", None) or {}
-    if isinstance(error, ray.train.PreemptionError):
-        findings = [_Finding(None, Kind.PREEMPTED, error)]
-    elif failures:
+    if failures:
         findings = [_find(rank, failure, dead_nodes) for rank, failure in sorted(failures.items())]
     else:
         failure = getattr(error, "controller_failure", error)
@@ -159,7 +156,10 @@ def _kind(error: BaseException) -> Kind:
 
 
 def _line(error: BaseException) -> str:
-    """The type and the last line of an exception: of one that Ray wraps, its traceback's last line."""
+    """An exception in a line: its type and last line, of one that Ray wraps its traceback's last line; or what it means
+    in plain words."""
+    if isinstance(error, ray.exceptions.ActorUnavailableError):  # IDs, and a status of gRPC
+        return "its process does not answer any more: it ended, or its node or the way to it is gone"
     text = (str(error).strip().splitlines() or [""])[-1]
     # What Ray guesses at length of a process that died is in the details.
     return f"{type(error).__name__}: {text.partition(' Some common causes')[0].strip()}"

@@ -1,4 +1,4 @@
-"""Shards -> what they hold, many at a time: by Ray tasks where tars are read, by threads where a small file
+"""Shards -> what they hold, many at a time: by Ray tasks where many tars are read, by threads where a small file
 beside each tells its count.
 """
 
@@ -21,7 +21,8 @@ from workers.storage import ObjectInfo, Storage
 
 _TASK_BYTES = 256 << 20
 _TASK_SHARDS = 64
-"""A scanning task takes shards up to one of these: a Ray task costs about a millisecond."""
+"""A scanning task takes shards up to one of these: a Ray task costs about a millisecond. What one task would take is
+read in this process: Ray's start alone takes longer."""
 
 _SHOWN_SECONDS, _TOLD_SECONDS = 3.0, 60.0
 """When the progress bar appears, and how often a log without a terminal is told."""
@@ -35,9 +36,18 @@ Scanner = Callable[[Source, list[ObjectInfo]], Iterator[Found]]
 
 
 def scan_with_ray(storage: Storage, cluster: Cluster) -> Scanner:
-    """A `Scanner` that reads shards in Ray tasks, a few hundred megabytes in each."""
+    """A `Scanner` that reads shards in Ray tasks, a few hundred megabytes in each; fewer in all are read here."""
 
     def scan(source: Source, shards: list[ObjectInfo]) -> Iterator[Found]:
+        if len(shards) <= _TASK_SHARDS and sum(shard.size for shard in shards) <= _TASK_BYTES:
+            with (
+                progress(f"reading {len(shards):,} shards of {source.name}", len(shards)) as advance,
+                ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool,
+            ):
+                for found in pool.map(lambda shard: _scan(storage, source, [shard]), shards):
+                    advance(1)
+                    yield from found
+            return
         from orchestrator.ray_cluster import start_ray
 
         start_ray(cluster)

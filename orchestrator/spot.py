@@ -6,7 +6,10 @@ a checkpoint and goes on without it.
 
 from __future__ import annotations
 
+import http.client
+import sys
 import time
+import urllib.error
 import urllib.request
 
 from orchestrator.leave import leave
@@ -21,13 +24,15 @@ _LEAVE_SECONDS = 100.0
 
 
 def noticed(metadata: str = METADATA) -> bool:
-    """Whether the instance is about to be taken back. A service that does not answer has said nothing."""
+    """Whether the instance is about to be taken back. Raises OSError, HTTPException: nobody says so or not."""
+    asks_for_token = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
+    token = _ask(f"{metadata}/latest/api/token", asks_for_token, "PUT")
     try:
-        asks_for_token = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
-        token = _ask(f"{metadata}/latest/api/token", asks_for_token, "PUT")
         _ask(f"{metadata}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
-    except OSError:  # urllib's HTTPError and URLError are such
-        return False
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.NOT_FOUND:
+            return False
+        raise
     return True
 
 
@@ -40,8 +45,22 @@ def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
 
 
 def main() -> None:
-    """Waits for the notice, then leaves."""
-    while not noticed():
+    """Waits for the notice, then leaves. A service that does not answer is asked again, and told of once."""
+    is_told = False
+    while True:
+        try:
+            if noticed():
+                break
+        except (OSError, http.client.HTTPException) as error:
+            if not is_told:
+                print(
+                    f"{METADATA} does not answer ({type(error).__name__}: {error}): as long as it does not, nobody is "
+                    "told that this spot instance is taken back, and the job loses what came after its last "
+                    "checkpoint. Turn the metadata service of the instance on; for a container, with 2 hops.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            is_told = True
         time.sleep(_LOOK_SECONDS)
     leave(_LEAVE_SECONDS)
 

@@ -17,14 +17,16 @@ from typing import Any
 from jobspecs.data import Source
 from jobspecs.errors import JobFailedError, NotFoundError, UsageError
 from jobspecs.job import JobSpec
-from jobspecs.load import dumps, loads
+from jobspecs.load import dumps
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.cluster import Entry, RayJobs
 from orchestrator.evaluations import is_finished
 from orchestrator.lease import SUBMISSION_VARIABLE, live_driver
 from orchestrator.ledger import Ledger, State
-from orchestrator.prepare import AnotherExperimentError, Prepared, absolute_uris, prepare
+from orchestrator.prepare import AnotherExperimentError, Prepared, prepare
 from orchestrator.scanning import Found
 from workers.run import RunDirectory
+from workers.run_inputs import load_spec
 from workers.storage import ObjectInfo, Storage, join
 
 PACKAGES = ("jobspecs", "workers", "orchestrator")
@@ -59,10 +61,10 @@ def submit(spec: JobSpec, jobs: RayJobs, *, installed: bool = False, new_run: bo
     """
     spec = absolute_uris(spec)
     storage = Storage(spec.storage.s3)
-    if new_run:
-        spec = spec.model_copy(update={"name": free_name(spec.name, spec.storage.root, storage)})
-    run = RunDirectory(join(spec.storage.root, spec.name))
     entries = jobs.entries()
+    if new_run:
+        spec = spec.model_copy(update={"name": free_name(spec.name, spec.storage.root, storage, entries)})
+    run = RunDirectory(join(spec.storage.root, spec.name))
     refuse_running(run, entries, storage)
     prepared = _prepared(spec)
     ledger = Ledger(storage, run)
@@ -102,6 +104,7 @@ def metadata(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
     endpoint = spec.storage.s3.endpoint
     return {
         "name": spec.name,
+        "job_name": spec.name,  # Ray's own key: the Jobs page has a column for it
         "spec_hash": spec.experiment_hash()[:16],
         "objective": spec.objective.kind,
         "run_directory": run.uri,
@@ -120,10 +123,14 @@ def runtime_env(submission_id: str, folder: str, *, installed: bool) -> dict[str
     }
 
 
-def free_name(name: str, root: str, storage: Storage) -> str:
-    """`name` if no run below `root` has it, else the first of `<name>-2`, `<name>-3`, … that none has."""
+def free_name(name: str, root: str, storage: Storage, entries: Iterable[Entry]) -> str:
+    """`name` if no run below `root` has it, else the first of `<name>-2`, `<name>-3`, … that none has.
+
+    entries: the cluster's. Those that are not over have their runs' names too, before there is anything of the runs.
+    """
+    submitted = {entry.run_directory for entry in entries if not entry.is_over}
     candidate, number = name, 1
-    while storage.exists(RunDirectory(join(root, candidate)).plan):
+    while (uri := join(root, candidate)) in submitted or storage.exists(RunDirectory(uri).plan):
         number += 1
         candidate = f"{name[: NAME_LETTERS - len(str(number)) - 1]}-{number}"
     return candidate
@@ -154,7 +161,7 @@ def finished(prepared: Prepared, ledger: Ledger) -> bool:
 def kept_spec(storage: Storage, run: RunDirectory) -> JobSpec:
     """The spec that a run was started with last. Raises UsageError: there is none."""
     try:
-        return loads(storage.read(run.spec).decode(), run.spec)
+        return load_spec(storage, run)
     except NotFoundError as error:
         raise UsageError(
             f"{run.uri} holds no run to go on with: it was never started. Submit or run its spec."

@@ -173,6 +173,7 @@ def _memory(plan: Plan) -> str:
     memory = plan.loader_memory
     parts = {
         "windows": memory.windows,
+        "mined negatives": memory.negatives,
         "read ahead": memory.read_ahead,
         "queues": memory.queues,
         "processes": memory.processes,

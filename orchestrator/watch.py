@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestrator.bookkeeping import Bookkeeping
 from orchestrator.failure import AttemptFailedError, Failure, Kind
@@ -18,13 +17,11 @@ from orchestrator.hang import Hang
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.monitor import Monitor
 from orchestrator.stop_request import Why
-
-if TYPE_CHECKING:
-    from workers.train.loop import Outcome
+from workers.train.task import Outcome
 
 POLL_SECONDS = 1.0
 END_SECONDS = 60.0
-"""Ray Train gives up in this time when its workers are killed; the next attempt does not wait for it any longer."""
+"""Ray Train notices in this time that its workers are killed; the next attempt does not wait for it any longer."""
 
 
 @dataclass(frozen=True)

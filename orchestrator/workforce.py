@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jobspecs.cluster import Cluster
 from jobspecs.errors import JobFailedError
 from orchestrator import ray_cluster
+from orchestrator.crew import Crew
 from orchestrator.elastic import room, start_size
 from orchestrator.evaluations import Evaluations
 from orchestrator.holders import holders
@@ -23,11 +24,15 @@ SETTLE_SECONDS = 5.0
 class Workforce:
     """What the cluster has for the job."""
 
-    def __init__(self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal, evaluations: Evaluations) -> None:
-        """sizes: numbers of workers that the job may run on, ascending. evaluations: they make room for workers."""
+    def __init__(
+        self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal, crew: Crew, evaluations: Evaluations
+    ) -> None:
+        """sizes: numbers of workers that the job may run on, ascending. crew: of the attempt before. evaluations: they
+        make room for workers."""
         self.sizes = sizes
         self.cluster = cluster
         self._journal = journal
+        self._crew = crew
         self._evaluations = evaluations
 
     def room(self, held: int = 0) -> int:
@@ -38,10 +43,14 @@ class Workforce:
     def wait(self, stopped: Callable[[], bool], most: int | None = None) -> int | None:
         """The number of workers to start on, at most `most`, as soon as there is room for the fewest; None when it was
         `stopped` before. Raises JobFailedError after `cluster.wait_seconds`."""
-        began = time.monotonic()
         sizes = tuple(size for size in self.sizes if most is None or size <= most)
         told: int | None = None
         self._evaluations.hold()
+        standing = self._crew.standing()
+        if standing is not None and standing == self._best(sizes, standing) and not stopped():
+            return standing
+        self._crew.dismiss()
+        began = time.monotonic()
         try:
             while not stopped():
                 waited = time.monotonic() - began
@@ -65,6 +74,12 @@ class Workforce:
         finally:
             if told is not None:
                 ray_cluster.ask_for(self.cluster, 0)
+
+    def _best(self, sizes: tuple[int, ...], standing: int) -> int | None:
+        """The number of workers that could start instead of those that stand, evaluations out of their way."""
+        if self._evaluations.are_running():
+            return start_size(sizes, room(ray_cluster.nodes(), self.cluster))
+        return start_size(sizes, self.room(held=standing))
 
     def _tell(self, there: int) -> None:
         ray_cluster.ask_for(self.cluster, self.cluster.max_workers)

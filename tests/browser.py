@@ -69,13 +69,13 @@ class Browser:
             self._process.wait()
         os.close(self._from)
 
-    def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Loads a file, and forgets what was complained of before."""
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Loads a file or an address, and forgets what was complained of before."""
         self._events.clear()
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", media="", features=[scheme])
-        self._call("Page.navigate", url=file.as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
 
@@ -93,6 +93,10 @@ class Browser:
         """Presses a key, such as ArrowRight."""
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def write(self, text: str) -> None:
+        """Enters text where the page has its focus."""
+        self._call("Input.insertText", text=text)
 
     def print_media(self) -> None:
         """Shows the page as it is printed, until the next one is opened."""

@@ -15,7 +15,7 @@ from workers.train import loop
 from workers.train.deepspeed_config import import_deepspeed
 
 torch.set_num_threads(1)
-import_deepspeed()
+import_deepspeed(torch.device("cpu"))
 for stage in ("stage3", "stage_1_and_2"):
     importlib.import_module(f"deepspeed.runtime.zero.{stage}")
 __all__ = ["loop"]

@@ -1,6 +1,8 @@
-"""Ranks for tests: plain processes on this machine in one gloo group, without Ray and without torchrun.
+"""Ranks for tests: plain processes on this machine in one group, without Ray and without torchrun.
 
     results = run_ranks(function, 2, *args)      [function(*args) of rank 0, of rank 1]
+
+The group is gloo's, or with `backend="nccl"` one with a GPU for each rank.
 
 The first group of a session costs some seconds, for a server process that imports torch and DeepSpeed (`preload.py`);
 then each rank is a fork of it, and a group costs a fraction of one. `function` must be importable (a module's own
@@ -41,8 +43,10 @@ class _Failure:
     text: str
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120.0) -> list[Any]:
-    """The results of `function(*args)` on `world_size` ranks of a gloo group, by rank.
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120.0, backend: str = "gloo"
+) -> list[Any]:
+    """The results of `function(*args)` on `world_size` ranks of a group, by rank.
 
     Raises RanksFailedError. No process outlives the call.
     """
@@ -58,7 +62,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         for rank in range(world_size):
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_main, args=(sender, job, environment, rank, world_size, f"{folder}/store", timeout_seconds)
+                target=_main,
+                args=(sender, job, environment, rank, world_size, f"{folder}/store", timeout_seconds, backend),
             )
             process.start()
             sender.close()
@@ -106,6 +111,7 @@ def _main(
     world_size: int,
     store: str,
     timeout_seconds: float,
+    backend: str,
 ) -> None:
     """The program of a rank."""
     os.environ |= environment
@@ -121,12 +127,16 @@ def _main(
 
     torch.set_num_threads(1)
     try:
+        device = torch.device("cuda", rank) if backend == "nccl" else None
+        if device is not None:
+            torch.cuda.set_device(device)
         dist.init_process_group(
-            "gloo",
+            backend,
             store=dist.FileStore(store, world_size),
             rank=rank,
             world_size=world_size,
             timeout=timedelta(seconds=timeout_seconds),
+            device_id=device,
         )
         function, args = pickle.loads(job)
         outcome = function(*args)

@@ -1,14 +1,22 @@
-"""What a rank needs besides spec and plan, as the run directory keeps it: indexes, tokenizers, mined negatives."""
+"""What a rank needs besides the plan, as the run directory keeps it: spec, indexes, tokenizers, mined negatives."""
 
 from __future__ import annotations
 
 from jobspecs.data import Data
 from jobspecs.errors import DataError
+from jobspecs.job import JobSpec
+from jobspecs.load import loads
 from workers.data.index import Index
 from workers.data.negatives import NONE, NegativesTable, read_table
 from workers.data.tokenize import Tokenizer
 from workers.run import RunDirectory
 from workers.storage import Storage
+
+
+def load_spec(storage: Storage, run: RunDirectory) -> JobSpec:
+    """The spec that the run was started with last. Raises NotFoundError: there is no run; SpecError: it is another
+    version's; StorageError."""
+    return loads(storage.read(run.spec).decode(), run.spec)
 
 
 def load_indexes(storage: Storage, run: RunDirectory, data: Data) -> tuple[Index, ...]:

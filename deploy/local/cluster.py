@@ -1,6 +1,7 @@
 """A cluster on this machine, without Docker: three Ray nodes, an S3 server and, where it is installed, Prometheus.
 
     python deploy/local/cluster.py up        # then: source build/local/env
+    python deploy/local/cluster.py kill node-2      # it is gone, with all that ran on it, as if its power was cut
     python deploy/local/cluster.py down
 
 For trying out. Dashboard, S3 server and Prometheus listen on 127.0.0.1 only. Of Ray's ports between its own processes
@@ -104,9 +105,12 @@ def up(ports: Ports) -> None:
             "head", _ray(ports, 0, "--head", f"--port={ports.ray}", f"--dashboard-port={ports.dashboard}"), ports.ray
         )
         _wait_for("head", ports.dashboard)
-        for node in range(1, NODES):  # one after the other: two at a time take the same name for their sockets
-            command = _ray(ports, node, f"--address={address_of(0)}:{ports.ray}")
-            _start(f"node-{node}", command, ports.agent(node), address_of(node))
+        nodes = range(1, NODES)
+        started = [
+            _launch(f"node-{node}", _ray(ports, node, f"--address={address_of(0)}:{ports.ray}")) for node in nodes
+        ]
+        for node, process in zip(nodes, started, strict=True):
+            _wait_for(f"node-{node}", ports.agent(node), address_of(node), process)
         _start_prometheus(ports)
     except BaseException:
         down()
@@ -119,13 +123,21 @@ def down() -> None:
     """Ends what was started, and what that has started."""
     left: list[psutil.Process] = []
     for process in _processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            started = psutil.Process(process.pid)
-            if started.create_time() == process.created:
-                left += [started, *started.children(recursive=True)]
+        left += _tree(process)
     _end(left)
     for name in ("processes.json", "env", "token"):
         (FOLDER / name).unlink(missing_ok=True)
+
+
+def kill(name: str) -> None:
+    """Ends a Ray node and all that runs on it, without a word of warning. Ends the program where there is none."""
+    nodes = {process.name: _tree(process) for process in _processes() if process.name.startswith("node-")}
+    if not nodes.get(name):
+        left = ", ".join(node for node, tree in nodes.items() if tree)
+        sys.exit(f"there is no {name} to kill: {f'choose one of {left}' if left else 'all are gone'}")
+    for process in nodes[name]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _environment(ports: Ports) -> dict[str, str]:
@@ -149,17 +161,18 @@ def _environment(ports: Ports) -> dict[str, str]:
 
 def _ray(ports: Ports, node: int, *arguments: str) -> list[str | Path]:
     """The command of a node. Each has a loopback address of its own: of 127.0.0.1 Ray makes the machine's address in
-    the network, and would listen there."""
+    the network, and would listen there. And each has a folder of its own: a node that unpacks a job's working directory
+    deletes the one that is there, under a driver that another node has started in it."""
     return [
         *(BIN / "ray", "start", "--block", *arguments),
         *(f"--node-ip-address={address_of(node)}", f"--dashboard-host={HOST}", f"--num-cpus={CPUS}", "--num-gpus=0"),
         *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={ports.agent(node)}"),
-        *((f"--temp-dir={_session(ports)}",) if node == 0 else ()),
+        f"--temp-dir={_session(ports) / f'n{node}'}",
     ]
 
 
 def _session(ports: Ports) -> Path:
-    """Ray's folder; its path is short, since sockets lie in it."""
+    """For Ray's folders; its path is short, since sockets lie in them."""
     return Path(f"/tmp/tandem-{ports.first}")
 
 
@@ -174,7 +187,7 @@ def _start_prometheus(ports: Ports) -> None:
     if program is None:
         print("Prometheus is not installed (Debian: apt-get install prometheus): metrics are not collected")
         return
-    discovery = _session(ports) / "prom_metrics_service_discovery.json"  # Ray keeps its nodes there
+    discovery = _session(ports) / "n0" / "prom_metrics_service_discovery.json"  # Ray keeps its nodes there
     config = FOLDER / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 5s}\n"
@@ -220,6 +233,15 @@ def _processes() -> list[Process]:
     return [Process(**process) for process in json.loads(record.read_text())] if record.exists() else []
 
 
+def _tree(process: Process) -> list[psutil.Process]:
+    """It and what it has started; empty where it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid)
+        if started.create_time() == process.created and started.status() != psutil.STATUS_ZOMBIE:
+            return [started, *started.children(recursive=True)]
+    return []
+
+
 def _end(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -241,6 +263,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["up"]:
             up(Ports(int(os.environ.get("TANDEM_LOCAL_PORT", "27400"))))
+        case ["kill", name]:
+            kill(name)
         case ["down"]:
             down()
         case _:

@@ -10,11 +10,13 @@ Each record is (length, CRC of the length, Event, CRC of the Event); see TFRecor
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobspecs.errors import StorageError
 from orchestrator.trackers import scalars
 from workers.run import RunDirectory
 from workers.storage import Storage, join
@@ -34,7 +36,7 @@ class TensorBoard:
         self._records = bytearray()
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """An event of the ledger. Raises StorageError."""
+        """An event of the ledger."""
         if event["event"] == "attempt_started":
             # What earlier attempts did behind the step that this one goes on from is done again: TensorBoard drops it.
             self._append(event["time"], event["step"] + 1, session_start=True)
@@ -44,7 +46,7 @@ class TensorBoard:
         self._write_if_due()
 
     def steps(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """New metrics of steps. Raises StorageError."""
+        """New metrics of steps."""
         for record in records:
             self._append(record["time"], record["step"], scalars.of_record(record))
         self._write_if_due()
@@ -73,8 +75,9 @@ class TensorBoard:
         now = time.monotonic()
         due = min(max(SHARE * (now - self._began), SHORTEST_SECONDS), LONGEST_SECONDS)
         if now - self._written >= due:
-            self._write()
             self._written = now
+            with contextlib.suppress(StorageError):  # it is away for now: the next time writes all
+                self._write()
 
     def _write(self) -> None:
         if not self._records:

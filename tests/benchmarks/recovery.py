@@ -39,7 +39,7 @@ AIMS = {"recovery ray_train": 1.0, "recovery cold_start": round(1 / 1.3, 3), "sa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recoveries", type=int, default=2, help="repetitions; 0 leaves this part out")
+    parser.add_argument("--recoveries", type=int, default=5, help="repetitions; 0 leaves this part out")
     parser.add_argument("--saves", type=int, default=3, help="repetitions; 0 leaves this part out")
     args = parser.parse_args()
     console = Console(width=88)

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-import orchestrator.attempt
+import orchestrator.rank
 from jobspecs.cluster import Cluster
 from orchestrator.checkpoints import newest_good
 from orchestrator.driver import Driver
@@ -44,8 +44,9 @@ from tests.orchestrator.conftest import TINY, digits_spec
 from workers.data.demo import write_demo
 from workers.run import committed_steps, read_parts
 from workers.train.fence import attempts, claim_attempt
-from workers.train.loop import Outcome, TrainTask, train
+from workers.train.loop import train
 from workers.train.pulse import pulse
+from workers.train.task import Outcome, TrainTask
 
 WORKERS = 2
 LOOK_SECONDS = 0.02
@@ -86,7 +87,7 @@ def measure_recovery(folder: Path, repetitions: int) -> dict[str, list[Timeline]
 def run_tandem(job: Prepared, told: Path) -> Timeline:
     """The driver's worker is replaced by one that also tells."""
     driver = Driver(job, LinesView(Console(file=io.StringIO())), Interrupt())
-    with mock.patch.object(orchestrator.attempt, "_worker", functools.partial(_tandem_worker, told)):
+    with mock.patch.object(orchestrator.rank, "run_rank", functools.partial(_tandem_worker, told)):
         killed = _disturbed(job, driver.run)
     events = Ledger(job.storage, job.run).events()
     asked = next(event["time"] for event in events if event["event"] == "attempt_started")
@@ -97,7 +98,7 @@ def run_tandem(job: Prepared, told: Path) -> Timeline:
 
 def _tandem_worker(told: Path, config: dict[str, Any]) -> Outcome:
     _start_telling(told)
-    return orchestrator.attempt._worker(config)  # the module's own: it is replaced in the driver's process alone
+    return orchestrator.rank.run_rank(config)  # the module's own: it is replaced in the driver's process alone
 
 
 def run_ray_train(job: Prepared, told: Path) -> Timeline:

@@ -111,7 +111,7 @@ def main() -> None:
 
 def measure(plan: Plan) -> Seconds:
     """In a process of its own."""
-    seconds: Seconds = run_ranks(timed, 1, plan, timeout_seconds=_LONGEST_SECONDS)[0]
+    seconds: Seconds = run_ranks(timed, 1, plan, timeout_seconds=_LONGEST_SECONDS, backend=_backend())[0]
     return seconds
 
 
@@ -121,8 +121,12 @@ def on_gpu() -> list[str]:
 
     if not torch.cuda.is_available():
         return [GPU_NEEDED]
-    lines: list[str] = run_ranks(measure_cuda, 1, timeout_seconds=_LONGEST_SECONDS)[0]
+    lines: list[str] = run_ranks(measure_cuda, 1, timeout_seconds=_LONGEST_SECONDS, backend=_backend())[0]
     return lines
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def summary(seconds: Seconds) -> dict[str, object]:
@@ -177,7 +181,7 @@ def tandem_step(
     """As `workers.train.loop` does it. micro_batch: rows; None encodes the whole batch at once."""
     batch = len(rows.ids)
     contrast = contrast_of(spec.objective, spec.data, model.trained)
-    engine = Engine(model, spec.training, batch, device)
+    engine = Engine(model, spec.training.on_ranks(1), batch, device)
     setting = MicroBatch(micro_batch, batch, device)
     width = spec.model.embedding_dim
     update = ContrastiveStep(engine, contrast, setting, width=width, seed=spec.seed, device=device)

@@ -31,7 +31,7 @@ from workers.data.tokenize import Tokenizer
 from workers.models.build import build
 
 GPU_NEEDED = "On a GPU the whole step of ViT-B/32 is measured against open_clip's too; torch finds none here."
-_BATCHES = (1024, 4096)
+_BATCHES = (1024, 2048)
 _ROUNDS = 10
 _LARGEST_SCALE = 100.0
 
@@ -66,6 +66,8 @@ class Towers:
     open_clip: dict[str, dict[str, int]]
     """Its configuration."""
     embedding_dim: int
+    quick_gelu: bool = False
+    """Activation of the published CLIP, which Tandem's preset has."""
 
 
 VIT_B_32 = Towers(
@@ -76,6 +78,7 @@ VIT_B_32 = Towers(
         "text_cfg": {"context_length": 77, "vocab_size": 49_408, "width": 512, "heads": 8, "layers": 12},
     },
     embedding_dim=512,
+    quick_gelu=True,
 )
 
 
@@ -145,7 +148,7 @@ def open_clip_towers(towers: Towers) -> nn.Module:
     module = open_clip_model()
     vision = module.CLIPVisionCfg(**towers.open_clip["vision_cfg"])
     text = module.CLIPTextCfg(**towers.open_clip["text_cfg"])
-    model: nn.Module = module.CLIP(towers.embedding_dim, vision, text, output_dict=True)
+    model: nn.Module = module.CLIP(towers.embedding_dim, vision, text, quick_gelu=towers.quick_gelu, output_dict=True)
     return model
 
 

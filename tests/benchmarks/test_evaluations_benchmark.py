@@ -23,7 +23,7 @@ def test_when_evaluations_ran() -> None:
     assert evaluated(events) == [(0.0, 2.0)]
 
 
-def test_the_ratio_is_smaller_where_evaluations_cost_something() -> None:
-    found = {"alone": [100.0, 90.0, 110.0], "beside": [96.0, 80.0, 97.0]}
-    assert summary(found)["ratios"] == {"evaluations beside training": 0.96}
-    assert table(found).row_count == 2
+def test_the_ratios_are_smaller_where_evaluations_cost_something() -> None:
+    found = {"alone": [100.0, 90.0, 110.0], "stranger": [96.0, 95.0, 97.0], "evaluations": [96.0, 80.0, 97.0]}
+    assert summary(found)["ratios"] == {"evaluations / alone": 0.96, "evaluations / stranger": 1.0}
+    assert table(found).row_count == 3

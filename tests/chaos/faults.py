@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -62,33 +63,47 @@ def drain_node(stage: Stage) -> str | None:
 
 def shrink(stage: Stage) -> str | None:
     """A node dies and is not replaced before the job has gone on without it, on fewer workers."""
-    if not stage.wait_for_training():
-        return None
-    before, began = stage.newest()["world_size"], time.time()
-    stage.kill_node(stage.busy_node())
-    went_on = stage.wait(lambda: bool(stage.attempts(began)), "an attempt without the node") and (
-        stage.wait_for_training()
-    )
-    stage.add_node()
-    if not went_on:
-        return None
-    now = stage.attempts(began)[-1]["world_size"]
-    assert now < before or before == 1, f"{now} workers after {before}, with a node less"
-    return f"took a node away, went on with {now} workers after {before}, added one"
+    smaller = _shrunk(stage)
+    return None if smaller is None else f"took a node away, went on with {smaller['world_size']} workers, added one"
 
 
 def grow(stage: Stage) -> str | None:
     """As `shrink`; then the job grows at a commit, onto the node that came."""
-    words, began = shrink(stage), time.time()
-    if words is None or not stage.wait(lambda: bool(stage.attempts(began)), "the job to grow"):
+    smaller = _shrunk(stage)
+    if smaller is None:
         return None
-    asked = stage.events("stop_requested", began)
-    ended = stage.events("attempt_ended", began)
-    smaller, larger = stage.attempts()[-2:]
-    assert asked[0]["reason"] == ended[0]["reason"] == "grow", (asked, ended)
-    assert larger["world_size"] == asked[0]["world_size"] > smaller["world_size"], (asked, smaller, larger)
-    assert larger["step"] == ended[0]["step"], f"it did not go on from where it had ended: {ended}, {larger}"
-    return f"{words}; grew to {larger['world_size']} at step {larger['step']}"
+    since = smaller["time"]
+    if not stage.wait(lambda: bool(stage.attempts(since)), "the job to grow"):
+        return None
+    asked, ended, larger = (
+        stage.events(kind, since)[0] for kind in ("stop_requested", "attempt_ended", "attempt_started")
+    )
+    assert asked["reason"] == ended["reason"] == "grow", (asked, ended)
+    assert larger["world_size"] == asked["world_size"] > smaller["world_size"], (asked, smaller, larger)
+    assert larger["step"] == ended["step"], f"it did not go on from where it had ended: {ended}, {larger}"
+    return f"took a node away, added one; grew to {larger['world_size']} workers at step {larger['step']}"
+
+
+def _shrunk(stage: Stage) -> dict[str, Any] | None:
+    """Takes a node away, and adds one when the job has gone on without it. Returns that attempt's start; None at the
+    job's end."""
+    # After another fault it may still have to grow: with room for more it would not shrink.
+    room = 1 + len(stage.nodes)
+    if not stage.wait_for_training() or not stage.wait(
+        lambda: stage.newest()["world_size"] == room, f"{room} workers, on all nodes"
+    ):
+        return None
+    began = time.time()
+    stage.kill_node(stage.busy_node())
+    went_on = stage.wait(lambda: bool(stage.attempts(began)), "an attempt without the node") and (
+        stage.wait_for_training()
+    )
+    smaller = stage.attempts(began)[-1:]
+    stage.add_node()
+    if not went_on:
+        return None
+    assert smaller[0]["world_size"] < room, f"{smaller[0]}, on {room} nodes less one"
+    return smaller[0]
 
 
 def kill_driver(stage: Stage) -> str | None:

@@ -46,7 +46,9 @@ Wrong = Callable[..., list[str]]
             "'zero_optimisation' is not passed on to DeepSpeed\n    Did you mean 'zero_optimization'? Allowed here: "
             "comms_logger, communication_data_type, disable_python_gc, dump_state, flops_profiler, "
             "gradient_predivide_factor, memory_breakdown, prescale_gradients, steps_per_print, "
-            "torch_autocast, wall_clock_breakdown, wandb, zero_optimization."),
+            "torch_autocast, wall_clock_breakdown, zero_optimization."),
+        ("{wandb: {enabled: true, project: x}}", "wandb",
+            "'wandb' is not passed on to DeepSpeed\n    Set tracking.wandb, which does the same."),
         ("{zero_optimization: 2}", "zero_optimization", "should be a mapping, `key: value`, given: 2"),
         ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "zero_optimization.offload_optimizer",
             "zero_optimization.offload_optimizer is not supported\n"

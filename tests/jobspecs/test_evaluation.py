@@ -73,11 +73,12 @@ def test_its_data_sets() -> None:
 
 def test_every_uri_is_turned() -> None:
     files = {"label_files": [{"name": "fine", "uri": "fine.txt"}]}
-    turned = with_uris(ZeroShot.model_validate({"kind": "zero_shot", **DATA, **files}), lambda uri: f"file:///{uri}")
+    zero_shot = ZeroShot.model_validate({"kind": "zero_shot", **DATA, **files})
+    turned = with_uris(zero_shot, lambda place, uri: f"{place} {uri}")
     assert isinstance(turned, ZeroShot)
-    assert (turned.data.urls, turned.label_files[0].uri) == (["file:///a.tar"], "file:///fine.txt")
-    probe = with_uris(PROBE, lambda uri: f"file:///{uri}")
-    assert [data.urls for data in data_of(probe).values()] == [["file:///a.tar"], ["file:///b.tar"]]
+    assert (turned.data.urls, turned.label_files[0].uri) == (["data.urls a.tar"], "label_files.0.uri fine.txt")
+    probe = with_uris(PROBE, lambda place, uri: f"{place} {uri}")
+    assert [data.urls for data in data_of(probe).values()] == [["data.urls a.tar"], ["train.urls b.tar"]]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from jobspecs.base import Section
 from jobspecs.errors import SpecError
-from jobspecs.fields import kinds
+from jobspecs.fields import is_list, kinds
 from jobspecs.load import load, loads
 from tests.jobspecs.conftest import EXAMPLE, FULL, faults_in
 from tests.jobspecs.test_schema import FREE, replaced, section_at
@@ -69,7 +69,7 @@ def generated() -> Iterator[tuple[str, str]]:
 
 def wrong(name: str, field: FieldInfo) -> str:
     """What the field can't be."""
-    return "{}" if "list[" in str(field.annotation) else "[]" if name in FREE else "[[]]"
+    return "{}" if is_list(field.annotation) else "[]" if name in FREE else "[[]]"
 
 
 def as_text(spec: Any) -> str:

@@ -207,6 +207,30 @@ def test_plus_equals() -> None:
     assert spec.data.image.mean == [0.5, 0.5, 0.5], "what is added to is the default, where the file says nothing"
 
 
+def test_a_mapping_that_is_added_is_laid_over_as_a_file_is() -> None:
+    added = (
+        "deepspeed={zero_optimization: {overlap_comm: true, reduce_bucket_size: 5}}",
+        "deepspeed+={zero_optimization: {reduce_bucket_size: 7}}",
+        "training+={passes: 3, schedule: {warmup_steps: 5}}",
+        "objective+={loss: {kind: siglip}}",
+        "evaluations.0+={name: other}",
+    )
+    spec = loads(EXAMPLE, overrides=added)
+    assert spec.deepspeed == {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 7}}
+    assert (spec.training.steps, spec.training.passes) == (None, 3)
+    assert spec.training.schedule == loads(EXAMPLE, overrides=("training.schedule.warmup_steps=5",)).training.schedule
+    assert spec.objective.loss.kind == "siglip"
+    assert (spec.evaluations[0].name, spec.evaluations[0].kind) == ("other", loads(EXAMPLE).evaluations[0].kind)
+
+
+@pytest.mark.parametrize("one", ["training.passes=3", "training+={passes: 3}"])
+@pytest.mark.parametrize("other", ["training.samples=5", "training+={samples: 5}"])
+def test_added_or_set_two_that_exclude_each_other_are_a_fault(one: str, other: str) -> None:
+    for overrides in ((one, other), (other, one)):
+        with pytest.raises(SpecError, match="found passes and samples"):
+            loads(EXAMPLE, overrides=overrides)
+
+
 # --- units --------------------------------------------------------------------------------------------
 
 

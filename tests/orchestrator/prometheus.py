@@ -1,8 +1,9 @@
-"""Debian's Prometheus on this machine, with the rules of `deploy/monitoring/`, for the time of a test."""
+"""Debian's Prometheus: what one has seen, and one with the rules of `deploy/monitoring/` for the time of a test."""
 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,18 +14,46 @@ import requests
 import yaml
 
 from tests.orchestrator.monitoring import MONITORING
-from tests.orchestrator.token_cluster import free_ports
 
 INSTALLED = shutil.which("prometheus") is not None
 START_SECONDS = 60
 
 
-class Prometheus:
+class Seen:
+    """What the Prometheus at a URL has seen."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def names(self, prefix: str) -> dict[str, list[dict[str, str]]]:
+        """All that was seen of metrics whose names begin with it: the labels of their series, by name."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for series in self._ask("series", {"match[]": f'{{__name__=~"{prefix}.*"}}'}):
+            found.setdefault(series["__name__"], []).append(series)
+        return found
+
+    def values(self, query: str) -> list[float]:
+        """The values that a query has now, one for each series."""
+        return [float(series["value"][1]) for series in self._ask("query", {"query": query})["result"]]
+
+    def rules(self) -> dict[str, str]:
+        """The health of each rule, by name: `ok` where its expression could be evaluated."""
+        groups = self._ask("rules", {})["groups"]
+        return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+
+    def _ask(self, what: str, parameters: dict[str, str]) -> Any:
+        answer = requests.get(f"{self.url}/api/v1/{what}", params=parameters, timeout=10)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+
+class Prometheus(Seen):
     """Scrapes `targets` (host:port) each second. A context manager; nothing of it is left behind."""
 
     def __init__(self, targets: list[str]) -> None:
-        (port,) = free_ports(1)
-        self._address = f"127.0.0.1:{port}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{port}")
         self._targets = targets
 
     def __enter__(self) -> Prometheus:
@@ -38,7 +67,7 @@ class Prometheus:
         options = {
             "config.file": file,
             "storage.tsdb.path": f"{self._folder.name}/data",
-            "web.listen-address": self._address,
+            "web.listen-address": self.url.removeprefix("http://"),
             "log.level": "error",
         }
         command = ["prometheus", *(f"--{name}={value}" for name, value in options.items())]
@@ -55,25 +84,8 @@ class Prometheus:
         self._process.wait()
         self._folder.cleanup()
 
-    def names(self, prefix: str) -> dict[str, list[dict[str, str]]]:
-        """All that was seen of metrics whose names begin with it: the labels of their series, by name."""
-        found: dict[str, list[dict[str, str]]] = {}
-        for series in self._ask("series", {"match[]": f'{{__name__=~"{prefix}.*"}}'}):
-            found.setdefault(series["__name__"], []).append(series)
-        return found
-
-    def rules(self) -> dict[str, str]:
-        """The health of each rule, by name: `ok` where its expression could be evaluated."""
-        groups = self._ask("rules", {})["groups"]
-        return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
-
-    def _ask(self, what: str, parameters: dict[str, str]) -> Any:
-        answer = requests.get(f"http://{self._address}/api/v1/{what}", params=parameters, timeout=10)
-        answer.raise_for_status()
-        return answer.json()["data"]
-
     def _is_ready(self) -> bool:
         try:
-            return requests.get(f"http://{self._address}/-/ready", timeout=5).ok
+            return requests.get(f"{self.url}/-/ready", timeout=5).ok
         except requests.ConnectionError:
             return False

@@ -25,7 +25,8 @@ def reference(ledger: Ledger, folder: Path) -> Ledger:
 
 
 def _train(run: RunDirectory) -> None:
-    from workers.train.loop import TrainTask, train
+    from workers.train.loop import train
+    from workers.train.task import TrainTask
 
     storage = Storage(S3())
     spec = loads(storage.read(run.spec).decode(), run.spec)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ from rich.console import Console
 from jobspecs.errors import JobFailedError, UnreachableError, UsageError
 from orchestrator import bookkeeping, checkpoints, elastic, evaluations, journal, ray_cluster, resume, watch, workforce
 from orchestrator.attempts import Attempts
+from orchestrator.crew import Crew
 from orchestrator.driver import Driver
+from orchestrator.environment import variables
 from orchestrator.evaluations import Evaluations
 from orchestrator.failure import AttemptFailedError, Failure, Kind
 from orchestrator.hang import Hang
@@ -27,6 +30,7 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease, TakenOverError
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import Prepared, prepare
+from orchestrator.retry import Again
 from orchestrator.stop_request import Why
 from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
@@ -36,10 +40,11 @@ from workers.storage import ObjectInfo, Storage
 from workers.storage.backend import Backend
 from workers.train.checkpoint import Manifest
 from workers.train.fence import claim_attempt
-from workers.train.loop import Outcome, TrainTask
+from workers.train.task import Outcome, TrainTask
 
 NO_DELAYS = tuple(f"retry.{kind}.delay_seconds=0" for kind in ("worker_lost", "node_lost", "out_of_memory", "storage"))
 JOB = (*TINY, *NO_DELAYS, "evaluations=[]", "training.steps=40")
+VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
 @dataclass
@@ -50,7 +55,11 @@ class Stage:
     room: int = 9
     """Workers that fit on its nodes."""
     held: int = 0
-    """Those of the attempt that runs."""
+    """Those of the attempt that runs, or that wait to start anew."""
+    stands: bool = False
+    """Whether ranks that failed wait to start anew."""
+    dismissed: int = 0
+    """How often they were told not to."""
     evaluates: int = 0
     """Places that evaluations take."""
     draining: set[str] = field(default_factory=set)
@@ -96,6 +105,38 @@ Play = Callable[[Stage], Outcome]
 StageOf = Callable[[Prepared, list[Play]], Stage]
 
 
+class PlayedCrew(Crew):
+    """Plays the attempts of a stage."""
+
+    def __init__(self, stage: Stage, plays: Sequence[Play]) -> None:
+        self.stage = stage
+        self.plays = plays
+
+    def standing(self) -> int | None:
+        return self.stage.held or None
+
+    def desk(self, world_size: int) -> None:
+        self.stage.held = world_size
+
+    def run(self, task: TrainTask) -> Outcome:
+        stage = self.stage
+        stage.played.append((task.attempt, stage.held, task.resume_from and task.resume_from[-8:]))
+        stage.tasks.append(task)
+        try:
+            outcome = self.plays[len(stage.played) - 1](stage)
+        except AttemptFailedError:
+            if not stage.stands:
+                stage.held = 0
+            raise
+        stage.held = 0
+        return outcome
+
+    def dismiss(self, patience_seconds: float = 0.0) -> None:
+        if self.stage.held:
+            self.stage.dismissed += 1
+        self.stage.held = 0
+
+
 @pytest.fixture
 def stage_of(monkeypatch: pytest.MonkeyPatch) -> StageOf:
     """`stage_of(job, plays)`: the first attempt is played by `plays[0](stage)`, and so on."""
@@ -110,17 +151,8 @@ def stage_of(monkeypatch: pytest.MonkeyPatch) -> StageOf:
     def make(job: Prepared, plays: list[Play]) -> Stage:
         made = Stage(job)
 
-        def run_attempt(task: TrainTask, cluster: object, world_size: int, beats: object) -> Outcome:
-            made.played.append((task.attempt, world_size, task.resume_from and task.resume_from[-8:]))
-            made.tasks.append(task)
-            made.held = world_size
-            try:
-                return plays[len(made.played) - 1](made)
-            finally:
-                made.held = 0
-
-        monkeypatch.setattr("orchestrator.attempt.run_attempt", run_attempt)
-        monkeypatch.setattr("orchestrator.launch.Monitor", lambda *_, **__: Ranks())
+        monkeypatch.setattr("orchestrator.attempts.Crew", lambda *_: PlayedCrew(made, plays))
+        monkeypatch.setattr("orchestrator.launch.Monitor", lambda desk, attempt: Ranks())
         monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
         monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held - made.evaluates)
         monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
@@ -175,6 +207,92 @@ def test_a_failure_is_told_and_followed_by_an_attempt_from_the_newest_commit(sta
     assert failed["message"] == "attempt 1 failed (worker_lost): rank 1: worker_lost it is"
     (retry,) = set_up.events("retry")
     assert (retry["kind"], retry["delay_seconds"]) == ("worker_lost", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "then", "dismissed"),
+    [
+        (Kind.WORKER_LOST, 2, 0),
+        (Kind.OUT_OF_MEMORY, 2, 0),  # with fewer rows at a time
+        (Kind.NODE_LOST, 1, 1),  # before the first step: it goes on with fewer
+    ],
+)
+def test_ranks_that_failed_start_anew_where_they_stand(stage: Make, kind: Kind, then: int, dismissed: int) -> None:
+    set_up = stage([fails(kind), ends(40)], "cluster.workers={min: 1, max: 2}")
+    set_up.stands, set_up.room = True, 2
+    assert set_up.train()
+    assert [(number, size) for number, size, _ in set_up.played] == [(1, 2), (2, then)]
+    assert set_up.dismissed == dismissed
+
+
+def test_ranks_do_not_wait_where_more_have_room_by_now(stage: Make) -> None:
+    def fails_and_grows(stage: Stage) -> Outcome:
+        stage.room = 4
+        return fails(Kind.WORKER_LOST)(stage)
+
+    set_up = stage([fails_and_grows, ends(40)], "cluster.workers={min: 1, max: 4}")
+    set_up.stands, set_up.room = True, 2
+    assert set_up.train()
+    assert [size for _, size, _ in set_up.played] == [2, 4]
+    assert set_up.dismissed == 1
+
+
+def test_evaluations_make_room_for_more_ranks_than_stand(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_beside_an_evaluation(stage: Stage) -> Outcome:
+        stage.room, stage.evaluates = 4, 2
+        return fails(Kind.WORKER_LOST)(stage)
+
+    set_up = stage([fails_beside_an_evaluation, ends(40)], "cluster.workers={min: 1, max: 4}")
+    set_up.stands, set_up.room = True, 2
+    monkeypatch.setattr(Evaluations, "are_running", lambda _: set_up.evaluates > 0)
+    monkeypatch.setattr(Evaluations, "make_room", lambda _: setattr(set_up, "evaluates", 0))
+    monkeypatch.setattr(workforce, "YIELD_SECONDS", 0.0)
+    assert set_up.train()
+    assert [size for _, size, _ in set_up.played] == [2, 4]
+
+
+@pytest.mark.parametrize(("delay", "dismissed"), [(5.0, 0), (5.1, 1)])
+def test_ranks_do_not_keep_their_room_through_a_long_pause(
+    stage: Make, monkeypatch: pytest.MonkeyPatch, delay: float, dismissed: int
+) -> None:
+    monkeypatch.setattr("orchestrator.retry.decide", lambda *_, **__: Again(delay))
+    monkeypatch.setattr("orchestrator.halt.Halt.pause", lambda *_: None)
+    set_up = stage([fails(Kind.WORKER_LOST), ends(40)], "cluster.workers=2")
+    set_up.stands = True
+    assert set_up.train()
+    assert set_up.dismissed == dismissed
+
+
+def test_ranks_that_wait_are_dismissed_before_the_job_ends(stage: Make) -> None:
+    set_up = stage([fails(Kind.DIVERGED)], "cluster.workers=2")
+    set_up.stands = True
+    with pytest.raises(JobFailedError):
+        set_up.train()
+    assert set_up.dismissed == 1
+
+
+@pytest.mark.parametrize("before", [None, "http://mine:8265"])
+def test_after_a_go_the_environment_is_what_it_was(
+    before: str | None, stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it goes on, Ray Train asks the dashboard of the go's own Ray. Later `tandem submit` reads the variable."""
+    propagated = {"RAY_TRAIN_V2_ENABLED"}
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray._private.worker.get_dashboard_url", lambda: "127.0.0.1:8299")
+    monkeypatch.setattr("ray.train.v2._internal.constants.ENV_VARS_TO_PROPAGATE", propagated)
+    monkeypatch.setattr("orchestrator.driver.listening", lambda job, journal: nullcontext())
+    with variables({VARIABLE: before}):
+        at_first, seen = dict(os.environ), []
+
+        def play(stage: Stage) -> Outcome:
+            seen.append((os.environ[VARIABLE], VARIABLE in propagated))
+            raise AttemptFailedError(Failure(Kind.DIVERGED, "rank 0: diverged", "the story", 0, "diverged"))
+
+        with pytest.raises(JobFailedError):
+            stage([play]).drive()
+        assert seen == [("http://127.0.0.1:8299", True)]
+        assert dict(os.environ) == at_first
+        assert propagated == {"RAY_TRAIN_V2_ENABLED"}
 
 
 def test_what_ends_the_job_is_named_with_its_remedy_and_what_is_kept(stage: Make) -> None:
@@ -313,6 +431,23 @@ def test_a_job_that_shall_end_at_once_does_not_wait_for_its_attempt(stage: Make)
         ends.set()
     assert set_up.ledger.status().state == "interrupted"
     assert set_up.ledger.events()[-1]["message"] == "stopped at once; the same command goes on from the last commit"
+
+
+def test_a_job_without_handlers_that_shall_end_at_once_ends_with_a_commit(stage: Make) -> None:
+    """One in a notebook's thread: no signal could end its wait, but it would end the notebook."""
+
+    def asked(stage: Stage) -> Outcome:
+        stop = stage.job.run.stop
+        stage.job.storage.write(stop, b"now")
+        deadline = time.monotonic() + 60
+        while stage.job.storage.read(stop) != b"interrupted":  # which the ranks see
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return stage.commit(9)
+
+    set_up = stage([asked], "cluster.workers=1")
+    assert not set_up.train()
+    assert [event["reason"] for event in set_up.events("stop_requested")] == ["interrupted"]
 
 
 def test_a_request_of_the_drivers_does_not_take_the_place_of_another(stage: Make) -> None:
@@ -703,7 +838,6 @@ class Ranks:
 
     hang: Hang | None = None
     ended: threading.Event = field(default_factory=threading.Event)
-    beats: None = None
 
     def look(self) -> Hang | None:
         return self.hang
@@ -717,16 +851,13 @@ class Ranks:
     def kill(self) -> None:
         self.ended.set()
 
-    def close(self) -> None:
-        pass
-
 
 HANG = Hang((1,), 9, "rank 1 stood still for 300 s in data of step 9 (a.tar)", "a line for each rank")
 
 
 def watched(stage: Stage, monitor: Ranks, work: Callable[[], Outcome]) -> watch.Ended:
     none = Evaluations(stage.job, stage.journal)
-    force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal, none)
+    force = workforce.Workforce((1,), stage.job.spec.cluster, stage.journal, PlayedCrew(stage, []), none)
     books = bookkeeping.Bookkeeping(
         stage.job, stage.journal, stage.interrupt, force, none, monitor.nodes, attempt=1, start=0, world_size=1
     )

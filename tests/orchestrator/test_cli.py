@@ -117,6 +117,16 @@ def test_the_module_is_the_command_too() -> None:
     assert "valid (digits-clip" in answer.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--help", "plan"], ["--debug", "--help"]])
+def test_help_lists_all_commands(arguments: list[str]) -> None:
+    """Where one is called, the others are not made."""
+    assert {"validate", "plan", "run", "render"} <= set(tandem(*arguments).stdout.split())
+
+
+def test_a_command_that_is_not_there() -> None:
+    assert "No such command 'vlaidate'" in tandem("vlaidate").stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["validate", str(EXAMPLE)], ["schema"], ["init"]])
 def test_what_needs_the_language_alone_imports_neither_torch_nor_ray(arguments: list[str]) -> None:
     program = (

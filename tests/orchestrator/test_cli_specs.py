@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from jobspecs.load import dumps, load
 from jobspecs.schema import json_schema
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.cli import app
-from orchestrator.prepare import absolute_uris, prepare
+from orchestrator.prepare import prepare
 from tests.orchestrator.conftest import EXAMPLE
 
 
@@ -88,6 +89,12 @@ def test_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     code, said = tandem("diff", "a.yaml", "nothing")
     assert code == 2
-    assert said.startswith("tandem: nothing is neither a spec nor a run. Give a YAML file, a run directory")
+    assert said.startswith(f"tandem: nothing is neither a spec nor a run: there is no {run.parent.as_uri()}/nothing/")
+    assert "Give a YAML file of this machine, a run directory or its URI, or the name of a run" in said
+    code, said = tandem("diff", "a.yaml", (tmp_path / "b.yaml").as_uri())
+    assert code == 2, "a URI is that of a run, whatever its end"
+    assert f"there is no {tmp_path.as_uri()}/b.yaml/spec.yaml" in said
+    (tmp_path / "digits-clip").mkdir()
+    assert tandem("diff", "a.yaml", "digits-clip")[0] == 0, "a folder of that name that is no run hides none"
     code, said = tandem("diff", "a.yaml", "nothing.yaml")
     assert (code, "can't be read: No such file" in said) == (2, True)

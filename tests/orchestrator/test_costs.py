@@ -86,6 +86,13 @@ def test_warnings(job: Prepared, warning: str) -> None:
     assert any(warning in line for line in warnings_of(job.spec, replace(quiet, **WARNED[warning])))
 
 
+def test_one_worker_is_told_that_it_has_no_zero(job: Prepared) -> None:
+    spec = job.spec.model_copy(update={"training": job.spec.training.model_copy(update={"zero_stage": 2})})
+    for workers, told in ((1, True), (2, False)):
+        plan = replace(job.plan, shards=99, padding_rows=0, steps_per_pass=11, total_steps=1000, workers=workers)
+        assert told is any("whatever training.zero_stage says (2)" in line for line in warnings_of(spec, plan))
+
+
 def test_goodput() -> None:
     """The best interval is better than its neighbours; without failures' costs all time is good."""
     found = goodput(600.0, stall=0.5, failures_per_day=24.0)

@@ -95,6 +95,20 @@ def test_a_storage_that_is_away_is_told_of(ledger: Ledger, monkeypatch: pytest.M
     assert view.events == []
 
 
+def test_events_are_shown_once_where_a_read_after_them_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, over = iter([UnreachableError("no answer"), None]), iter([False, True])
+
+    def last_metrics() -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    monkeypatch.setattr(ledger, "last_metrics", last_metrics)
+    ledger.event("run_started", "")
+    view = Seen()
+    follow.follow(ledger, view, None, lambda: next(over))
+    assert view.events == ["run_started"]
+
+
 class FakeJobs:
     """A cluster whose job is over at the second look."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import boto3
 import pytest
 from PIL import Image
 
@@ -15,6 +18,7 @@ from jobspecs.errors import DataError
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
 from jobspecs.storage import S3
+from orchestrator import from_shards
 from orchestrator.draft import Counted, Shards, draft, name_of, split
 from orchestrator.from_shards import spec_for
 from tests.workers.data.tars import tar_of
@@ -26,6 +30,9 @@ def image(side: int, kind: str = "JPEG") -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (side, side + 3), (side % 256, 9, 7)).save(out, kind)
     return out.getvalue()
+
+
+CAPTIONED = {"jpg": image(40), "txt": b"a cat"}
 
 
 def as_json(**fields: str) -> bytes:
@@ -42,7 +49,7 @@ def write(folder: Path, shards: int, samples: int, members: Callable[[int], dict
 
 
 def made(folder: Path, *urls: str) -> tuple[str, JobSpec]:
-    text = spec_for(urls or (str(folder),), Storage(S3()))
+    text = spec_for(urls or (str(folder),), S3())
     return text, loads(text)
 
 
@@ -74,6 +81,14 @@ def test_captions_in_json_and_two_kinds_of_images(tmp_path: Path) -> None:
     assert "json:meta.caption" in text
     assert spec.objective.kind == "two_view"
     assert spec.evaluations == []
+
+
+def test_images_alone_all_train(tmp_path: Path) -> None:
+    write(tmp_path / "a", 3, 20, lambda n: {"jpg": image(40)})
+    text, spec = made(tmp_path / "a")
+    assert (spec.objective.kind, spec.evaluations) == ("two_view", [])
+    assert spec.data.sources[0].urls == [f"{tmp_path}/a/*.tar"], "a shard that is held out would be of no use"
+    assert "over 60 samples" in text
 
 
 def test_a_caption_in_json(tmp_path: Path) -> None:
@@ -128,9 +143,49 @@ def test_a_tar_that_is_cut(tmp_path: Path) -> None:
         made(tmp_path / "a")
 
 
+def compressed(folder: Path, samples: Sequence[int]) -> int:
+    """Shards that can't be counted in part; comes out: the bytes of all."""
+    folder.mkdir()
+    for shard, count in enumerate(samples):
+        noise = random.Random(shard)  # compresses badly, as photos do
+        members = [(f"{shard}-{n:05}.jpg", image(40) + noise.randbytes(1000)) for n in range(count)]
+        (folder / f"{shard:05}.tar.gz").write_bytes(gzip.compress(tar_of(members)))
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_of_many_compressed_tars_a_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = compressed(tmp_path / "a", [70] * 6 + [0])
+    monkeypatch.setattr(from_shards, "_READ_BYTES", size // 2)
+    read: list[str] = []
+    scan = from_shards.scan_shard
+    monkeypatch.setattr(from_shards, "scan_shard", lambda shard, *rest: read.append(shard.uri) or scan(shard, *rest))
+    text, spec = made(tmp_path / "a", f"{tmp_path}/a/*.tar.gz")
+    assert 400 < int(re.search(r"over about (\d+) samples", text)[1]) < 440
+    assert 0 < len(read) <= 3
+    assert spec.objective.kind == "two_view"
+
+
+def test_compressed_tars_that_are_too_large_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed(tmp_path / "a", [3, 3])
+    monkeypatch.setattr(from_shards, "_READ_BYTES", 100)
+    message = r"in 2 shards such as file:.*00000\.tar\.gz takes reading one whole, .* have `tandem index` count these"
+    with pytest.raises(DataError, match=message):
+        made(tmp_path / "a", f"{tmp_path}/a/*.tar.gz")
+
+
 def test_a_folder_without_tars(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}/*.tar matches nothing")):
         made(tmp_path)
+
+
+def test_the_endpoint_that_the_tars_are_reached_by_stays_in_the_spec(s3_server: str) -> None:
+    s3 = S3(endpoint=s3_server)
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="drafts")
+    tar = tar_of([(f"{n}.{extension}", content) for n in range(20) for extension, content in CAPTIONED.items()])
+    Storage(s3).write("s3://drafts/cats/00000.tar", tar)
+    spec = loads(spec_for(("s3://drafts/cats",), s3))
+    assert (spec.name, spec.storage.s3.endpoint) == ("cats", s3_server)
+    assert spec.data.sources[0].urls == ["s3://drafts/cats/*.tar"]
 
 
 # --- pure ---------------------------------------------------------------------------------------------

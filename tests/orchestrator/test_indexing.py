@@ -88,7 +88,10 @@ def test_a_source_without_a_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_shards_without_a_sidecar_are_scanned_by_ray_tasks(ray_cluster: None, tmp_path: Path) -> None:
+def test_shards_without_a_sidecar_are_scanned_by_ray_tasks(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "_TASK_SHARDS", 1)
     for number, samples in enumerate((4, 2, 7)):
         write_tar(tmp_path / f"{number}.tar", samples)
     (tmp_path / "1_stats.json").write_text('{"successes": 2}')
@@ -98,7 +101,10 @@ def test_shards_without_a_sidecar_are_scanned_by_ray_tasks(ray_cluster: None, tm
 
 
 @pytest.mark.ray
-def test_damaged_shards_are_named_all_at_once(ray_cluster: None, tmp_path: Path) -> None:
+def test_damaged_shards_are_named_all_at_once(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "_TASK_SHARDS", 1)
     write_tar(tmp_path / "good.tar", 2)
     write_tar(tmp_path / "cut.tar", 2)
     content = (tmp_path / "cut.tar").read_bytes()

@@ -14,6 +14,7 @@ from jobspecs.errors import DataError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.storage import S3
 from orchestrator import job_mining
+from orchestrator.embedding import file_name, work_on
 from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
 from orchestrator.mining_work import MiningWork
@@ -21,16 +22,19 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.tables import plan_table
 from tests.orchestrator.command import ledger_of
 from tests.orchestrator.conftest import drive
+from tests.workers.checkpoints import write_untrained_run
 from tests.workers.mining_job import PAIRS, TOKENIZERS, spec_of, write_pairs, write_table
 from workers.data.loader import Loader
 from workers.data.negatives import NegativesTable, read_table
 from workers.data.rows import batch_digest
+from workers.embed.parquet_file import Rows, to_parquet
+from workers.embed.settings import Record
 from workers.evaluate.encode import Encoder
 from workers.mining.table import record_of
 from workers.mining.versions import Era
 from workers.run import RunDirectory
 from workers.run_inputs import load_indexes
-from workers.storage import Storage
+from workers.storage import Storage, join
 
 
 @pytest.fixture
@@ -48,6 +52,7 @@ def test_the_plan_says_when_and_by_what(data: Path) -> None:
     assert plan.mining is not None
     assert (plan.mining.before_training, plan.mining.versions, plan.mining.steps) == ("bm25", 34, (0, 3, 6, 9, 99))
     assert plan.checkpoints == 33 + 1 + 1, "one where each version begins but the first, and those of every_steps"
+    assert plan.loader_memory.negatives > prepare(job(data, "mining.count=2")).plan.loader_memory.negatives > 0
     console = Console(width=300, record=True, file=io.StringIO())
     console.print(plan_table(plan))
     assert (
@@ -63,9 +68,23 @@ def test_what_can_not_be_mined_is_told_before_anything_starts(data: Path) -> Non
         prepare(job(data, "mining.model=nothing"))
     with pytest.raises(DataError, match="elsewhere"):
         prepare(job(data, f"mining.corpus=[{data}/elsewhere/*.tar]"))
-    # Once it is mined, the model is not asked for any more.
-    write_table(RunDirectory(f"file://{data.parent}/runs/mines"), 1)
+    # Once it is mined, the model is not asked for any more, nor the corpus when all is.
+    run = RunDirectory(f"file://{data.parent}/runs/mines")
+    write_table(run, 1)
     prepare(job(data, "mining.model=nothing"))
+    elsewhere = job(data, f"mining.corpus=[{data}/elsewhere/*.tar]")
+    with pytest.raises(DataError, match="elsewhere"):
+        prepare(elsewhere)
+    write_table(run, 2)
+    prepare(elsewhere)
+
+
+def test_the_corpus_is_looked_for_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    find_shards = job_mining.find_shards
+    monkeypatch.setattr(job_mining, "find_shards", lambda *asked: looks.append(asked) or find_shards(*asked))
+    prepare(job(data, f"mining.corpus=[{data}/*.tar]"))
+    assert len(looks) == 1
 
 
 def test_what_is_done_is_known_by_what_is_mined_and_how(data: Path) -> None:
@@ -77,6 +96,27 @@ def test_what_is_done_is_known_by_what_is_mined_and_how(data: Path) -> None:
     other = job_mining.find_version(prepare(job(data, "mining.ranks.first=2")), era, None)
     assert not other.done
     assert not {target.out for target in other.targets} & {target.out for target in targets}
+
+
+def test_vectors_that_another_model_left_are_in_nobodys_way(data: Path, tmp_path: Path) -> None:
+    """A driver died while it embedded; the checkpoint was withdrawn, or another model is named since."""
+    works = []
+    for seed in (1, 2):
+        run = RunDirectory(f"file://{tmp_path}/model-{seed}")
+        write_untrained_run(job(data, f"seed={seed}"), run, TOKENIZERS)
+        works.append(job_mining.find_version(prepare(job(data, f"mining.model={run.uri}")), Era(1, 0, 3), None))
+    first, second = works
+    shard = first.shards[0]
+    for side in ("query", "document"):
+        assert first.model is not None
+        assert second.model is not None
+        settings = first.model.settings[side], second.model.settings[side]
+        assert settings[0] != settings[1]
+        record = Record(settings[0], shard.uri, shard.size, shard.etag, 0, {})
+        rows = Rows([], [], np.zeros((0, 16), np.float32), {})
+        first.storage.write(join(first.embeddings(side), file_name(shard.uri)), to_parquet(rows, record))
+        assert [*work_on(first.storage, first.shards, first.embeddings(side), settings[0]).done] == [shard.uri]
+        assert not work_on(second.storage, second.shards, second.embeddings(side), settings[1]).done
 
 
 @pytest.mark.ray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from jobspecs.errors import UsageError
 from jobspecs.storage import S3
 from orchestrator import stopping
 from orchestrator.cluster import connect
-from orchestrator.interrupt import Interrupt
+from orchestrator.interrupt import Interrupt, signals
 from orchestrator.jobs import find, listed
 from orchestrator.lease import this_driver
 from orchestrator.ledger import Ledger
@@ -65,7 +64,12 @@ def test_a_run_is_found_by_its_directory_and_by_its_name(tmp_path: Path, monkeyp
     assert find("job", "runs", None, lambda: None).run.uri == f"file://{tmp_path}/runs/job"
     assert find("job", "s3://b/runs", None, lambda: None).run.uri == "s3://b/runs/job"
     (tmp_path / "job").mkdir()
-    assert find("job", "runs", None, unasked).run.uri == f"file://{tmp_path}/job"
+    assert find("job", "runs", None, lambda: None).run.uri == f"file://{tmp_path}/job"
+    (tmp_path / "runs" / "job").mkdir(parents=True)
+    (tmp_path / "runs" / "job" / "spec.yaml").touch()
+    assert find("job", "runs", None, lambda: None).run.uri == f"file://{tmp_path}/runs/job", "the other is its data"
+    (tmp_path / "job" / "spec.yaml").touch()
+    assert find("job", "runs", None, lambda: None).run.uri == f"file://{tmp_path}/job"
 
 
 def test_a_job_of_a_cluster_is_found_by_its_name_and_by_its_id(dashboard: FakeDashboard) -> None:
@@ -79,6 +83,30 @@ def test_a_job_of_a_cluster_is_found_by_its_name_and_by_its_id(dashboard: FakeDa
     assert first.entry.submission_id == "digits-1"
     with pytest.raises(UsageError, match=r"has no job 'digit'\. `tandem list` .* such as runs/digit"):
         find("digit", "runs", None, lambda: jobs)
+
+
+def test_a_folder_does_not_take_the_place_of_a_cluster_s_job(
+    dashboard: FakeDashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    dashboard.add("digits-1", "RUNNING", about("s3://b/digits"))
+    assert find("digits", "runs", None, lambda: connect(dashboard.url)).run.uri == "s3://b/digits"
+    assert find("./digits", "runs", None, lambda: connect(dashboard.url)).run.uri == f"file://{tmp_path}/digits"
+
+
+def test_a_name_of_several_runs_is_not_guessed_at(dashboard: FakeDashboard) -> None:
+    """They may be other people's."""
+    dashboard.add("digits-a-1", "STOPPED", about("s3://ann/digits"))
+    dashboard.add("digits-a-2", "RUNNING", about("s3://ann/digits"))
+    dashboard.add("digits-b-1", "RUNNING", about("s3://bob/digits"))
+    jobs = connect(dashboard.url)
+    with pytest.raises(UsageError, match=r"several runs of the name 'digits': .* by its submission id") as error:
+        find("digits", "runs", None, lambda: jobs)
+    assert "digits-a-2 (s3://ann/digits)" in str(error.value)
+    assert "digits-b-1 (s3://bob/digits)" in str(error.value)
+    assert "digits-a-1" not in str(error.value)
+    assert find("digits-a-1", "runs", None, lambda: jobs).run.uri == "s3://ann/digits"
 
 
 def test_a_job_that_has_not_begun_its_run(dashboard: FakeDashboard, tmp_path: Path) -> None:
@@ -198,18 +226,15 @@ def test_a_driver_that_has_not_begun_would_clear_the_request_away(
 
 
 def test_a_request_to_end_at_once_is_a_second_signal(run: RunDirectory) -> None:
-    heard: list[bool] = []
     interrupt = Interrupt()
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(interrupt.requested()))
-    try:
-        asked = StopRequest(STORAGE, run, _Silent(), interrupt)  # type: ignore[arg-type]
+    asked = StopRequest(STORAGE, run, _Silent(), interrupt)  # type: ignore[arg-type]
+    with signals(interrupt):
         assert not asked.is_made()
         STORAGE.write(run.stop, Why.NOW.encode())
+        with pytest.raises(KeyboardInterrupt):
+            asked.is_made()
         assert asked.is_made()
         interrupt.at_once()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert heard == [True]
 
 
 class _Silent:

@@ -12,11 +12,21 @@ from pathlib import Path
 import pytest
 
 from jobspecs.errors import UnreachableError, UsageError
+from jobspecs.storage import S3
 from orchestrator import following
 from orchestrator.cluster import connect
 from orchestrator.following import LogLine, lines_of
 from orchestrator.jobs import find
-from orchestrator.keep_log import FIRST_PARTS, NEWEST_PARTS, PART_BYTES, PENDING_BYTES, LogParts, output_files
+from orchestrator.keep_log import (
+    FIRST_PARTS,
+    NEWEST_PARTS,
+    PART_BYTES,
+    PENDING_BYTES,
+    LogParts,
+    _Task,
+    follow,
+    output_files,
+)
 from orchestrator.kept_logs import KeptLogs, Line
 from tests.orchestrator.fake_dashboard import FakeDashboard
 from tests.orchestrator.test_jobs import about, say
@@ -71,11 +81,53 @@ def test_the_last_words_of_a_rank_are_kept(end: str, run: RunDirectory, tmp_path
     assert {(line.attempt, line.rank) for line in found} == {(2, 3)}
 
 
+def test_a_private_key_is_held_back_until_its_end(tmp_path: Path, run: RunDirectory) -> None:
+    """It comes in pieces, and looks like one only at its beginning."""
+    output = tmp_path / "out"
+    more = iter([b"one\n-----BEGIN PRIVATE KEY-----\nMIIE\n", b"pa55\n", b"-----END PRIVATE KEY-----\ntwo\n"])
+    shown: list[list[str]] = []
+
+    def ended() -> bool:
+        shown.append([line.text for line in KeptLogs(STORAGE, run).new()])
+        with output.open("ab") as file:
+            file.write(next(more, b""))
+        return len(shown) == 4
+
+    follow(_Task(S3().model_dump_json(), run.uri, 1, 0, {str(output): 0}, "who"), ended)
+    assert shown == [[], ["who", "one"], ["who", "one"], ["who", "one", "***", "two"]]
+
+
 def test_output_to_a_pipe_is_not_kept() -> None:
     command = "from orchestrator.keep_log import output_files; print(output_files())"
     answer = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert answer.stdout == "[]\n"
-    assert isinstance(output_files(), list)
+    assert answer.stdout == "{}\n"
+    assert isinstance(output_files(), dict)
+
+
+def test_a_rank_whose_output_lost_its_name_goes_on(run: RunDirectory, tmp_path: Path) -> None:
+    program = f"import os\nos.unlink({str(tmp_path / 'out')!r})\n{RANK}"
+    with (tmp_path / "out").open("wb") as out:
+        command, env = [sys.executable, "-c", program, run.uri, "ended"], os.environ | {"HF_TOKEN": ""}
+        rank = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=env, check=False)
+    assert (rank.returncode, rank.stderr) == (0, b"last words\n")
+
+
+def test_of_a_burst_the_end_is_kept_and_the_rest_counted(tmp_path: Path, run: RunDirectory) -> None:
+    output = tmp_path / "out"
+    line = "y" * 63
+    burst = (PENDING_BYTES // 64) * f"{line}\n".encode()
+    more = iter([b"one\nhalf a line", burst + b"the end\n", b""])
+
+    def ended() -> bool:
+        with output.open("ab") as file:
+            file.write(next(more))
+        return output.stat().st_size > PENDING_BYTES
+
+    follow(_Task(S3().model_dump_json(), run.uri, 1, 0, {str(output): 0}, "who"), ended)
+    who, one, left, *tail, end = [kept.text for kept in KeptLogs(STORAGE, run).new() if kept.text]
+    assert (who, one, end) == ("who", "one", "the end")
+    assert set(tail) == {line}, "no half of a line, which could be half of a secret"
+    assert left == f"[… {len('half a line') + len(burst) - 64 * len(tail):,} bytes left out …]"
 
 
 def test_of_a_long_log_the_beginning_and_the_newest_are_kept(run: RunDirectory) -> None:
@@ -115,15 +167,24 @@ def test_a_storage_that_is_away_costs_no_line(run: RunDirectory) -> None:
     assert [line.text for line in KeptLogs(STORAGE, run).new()] == ["one", "two"]
 
 
-def test_a_log_that_is_not_written_takes_little_memory(run: RunDirectory) -> None:
+def test_a_log_that_is_not_written_takes_little_memory(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> ObjectInfo:
+        raise UnreachableError("no answer")
+
     parts = parts_of(run)
-    for number in range(5):
-        parts.append(b"%d" % number + (PENDING_BYTES // 2) * b"y" + b"\n")
+    with monkeypatch.context() as outage:
+        outage.setattr(Storage, "write", away)
+        for number in range(5):
+            parts.append(b"%d" % number + (PENDING_BYTES // 2) * b"y" + b"\n")
+            with pytest.raises(UnreachableError):
+                parts.flush()
     parts.flush()
-    lines = [line.text for line in KeptLogs(STORAGE, run).new()]
-    assert any("left out" in line for line in lines)
+    _, left, *lines = [line.text for line in KeptLogs(STORAGE, run).new()]
     assert lines[-1].endswith("yyy")
-    assert sum(map(len, lines)) < PENDING_BYTES + 1000
+    written = sum(len(line) + 1 for line in lines)
+    assert written == PENDING_BYTES
+    total = 5 * (PENDING_BYTES // 2 + 2)
+    assert left == f"[… {total - written:,} bytes left out …]", "all of them, whenever they were"
 
 
 def test_a_log_is_read_as_it_grows(run: RunDirectory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def test_names() -> None:
     names = {object_name(name) for name in ("a.b", "a_b", "a-b", "x" * 60, "x" * 61)}
     assert len(names) == 5
     assert all(len(name) <= 47 and set(name) <= set("abcdefx0123456789-") for name in names)
+    assert re.fullmatch(r"job-3d-clip-[0-9a-f]{8}", object_name("3d-clip")), "a Service's name begins with a letter"
+    assert len(object_name("3" * 63)) == 47
 
 
 def test_a_spec_without_the_section() -> None:
@@ -182,6 +185,7 @@ def test_a_spec_without_the_section() -> None:
         ("storage.root=runs", "storage.root: 'runs'"),
         ("data.sources.0.urls=['/database/a.tar']", "data.sources.0.urls: '/database/a.tar'"),
         ("evaluations.0.data.urls=['file:///elsewhere/a.tar']", "evaluations.0.data.urls: 'file:///elsewhere/a.tar'"),
+        ("data.sources.0.index=index.parquet", "data.sources.0.index: 'index.parquet'"),
     ],
 )
 def test_a_folder_that_pods_do_not_share(override: str, place: str) -> None:

@@ -37,6 +37,25 @@ def test_the_driver_saves_and_is_waited_for(tmp_path: Path, monkeypatch: pytest.
         driver.wait()
 
 
+def test_a_driver_that_has_just_ended_keeps_no_other_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Driver:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def terminate(self) -> None:
+            asked.append(self.pid)
+            if self.pid == 1:
+                raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil, "process_iter", lambda: [Driver(1), Driver(2)])
+    monkeypatch.setattr(psutil, "wait_procs", lambda drivers, timeout: None)
+    monkeypatch.setattr(leave, "_command", lambda process: ["tandem", "run", "a.yaml"])
+    leave.leave(60)
+    assert asked == [1, 2]
+
+
 def test_a_node_without_driver_is_drained_until_its_ranks_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     told, looks = [], iter([["ray::RayTrainWorker"], ["ray::RayTrainWorker"], ["ray::IDLE"]])
     monkeypatch.setattr(leave, "_tell_ray", told.append)

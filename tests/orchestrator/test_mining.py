@@ -108,7 +108,7 @@ def test_mined_tars_train_as_they_are(
     assert (manifest["samples"], manifest["mined"], manifest["fewer"], manifest["negatives"]) == (60, 60, 0, 180)
     assert manifest["plan"]["step"] == 7
     assert [tar["tar"] for tar in manifest["tars"]] == [f"pairs/0000{n}.tar" for n in range(3)]
-    assert not list(out.glob("_embeddings/*/*")), "gone in the end"
+    assert not list(out.glob("_embeddings/**/*.*")), "gone in the end"
 
     # As a job would read it: the counts stand beside the tars, and each row has its three negatives.
     spec = loads(SPEC % (out / "pairs"), "mined.yaml")

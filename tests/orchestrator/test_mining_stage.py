@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray.exceptions import NodeDiedError, ObjectLostError, RayError, WorkerCrashedError
 
 from jobspecs.errors import JobFailedError, UnreachableError
 from orchestrator import job_mining
 from orchestrator.failure import Kind
 from orchestrator.lease import TakenOverError
 from orchestrator.prepare import Prepared, prepare
+from orchestrator.ray_tasks import TasksLostError
 from tests.orchestrator import test_attempts
-from tests.orchestrator.test_attempts import Play, StageOf, ends, fails
-from tests.workers.mining_job import spec_of, write_pairs, write_table
-from workers.data.negatives import NegativesTable
+from tests.orchestrator.test_attempts import NO_DELAYS, RANGE, Play, StageOf, ends, fails
+from tests.workers.mining_job import FOUND, spec_of, write_pairs, write_table
+from workers.data.negatives import NegativesTable, read_table
 from workers.mining.table import Found
 from workers.mining.versions import Era
+from workers.storage import Storage
 
 stage_of = test_attempts.stage_of
 """The fixture."""
@@ -27,7 +30,7 @@ Mine = Callable[[Prepared, Era, "str | None", Callable[[], None]], tuple[Negativ
 @pytest.fixture
 def job(tmp_path: Path) -> Prepared:
     write_pairs(tmp_path / "data")
-    return prepare(spec_of(tmp_path / "data", f"storage.root={tmp_path}/runs", "retry.storage.delay_seconds=0"))
+    return prepare(spec_of(tmp_path / "data", f"storage.root={tmp_path}/runs", *NO_DELAYS))
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def mined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
     ) -> tuple[NegativesTable, Found]:
         told.append((era.version, checkpoint and checkpoint[-8:]))
         check()
-        return write_table(job.run, era.version), Found(45, 45, 1, 0, 134)
+        return write_table(job.run, era.version), FOUND
 
     monkeypatch.setattr(job_mining, "mine_version", mine)
     return told
@@ -112,6 +115,72 @@ def test_a_storage_that_is_away_while_it_mines_is_waited_for(
     assert stage.train()
     (failed,) = stage.events("resume_failed")
     assert failed["message"] == "the next attempt can't be prepared (storage): UnreachableError: no answer"
+
+
+def test_what_comes_behind_the_manifest_is_made_good_and_costs_no_retry(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver before died there, or the storage does not delete just now."""
+    table = write_table(job.run, 1)
+    vectors = f"{table.uri}/_embeddings/0/query/a.parquet"
+    job.storage.write(vectors, b"")
+    delete, away = Storage.delete, [True, True]
+
+    def flaky(storage: Storage, uri: str) -> None:
+        if uri == vectors and away:
+            away.pop()
+            raise UnreachableError("no answer")
+        delete(storage, uri)
+
+    monkeypatch.setattr(Storage, "delete", flaky)
+    plays: list[Play] = [fails(Kind.WORKER_LOST), fails(Kind.WORKER_LOST), ends(3), ends(6), ends(7)]
+    stage = stage_of(job, plays)
+    assert stage.train()
+    assert not stage.events("resume_failed")
+    told = [event for event in stage.events("negatives_mined") if event["version"] == 1]
+    assert [(event["message"], event["digest"], event["seconds"]) for event in told] == [
+        ("negatives v1: 134 for 45 of 45 samples, 1 of them fewer than wanted", table.digest, None)
+    ]
+    assert f"vectors and records of mining are left in {table.uri} (no answer)\n" in stage.output.getvalue()
+    assert not job.storage.exists(vectors)
+    assert read_table(job.storage, table.uri) == table
+    assert [version for version, _ in mined] == [2, 3]
+
+
+def test_nodes_that_die_while_it_mines_cost_retries_of_their_own(
+    job: Prepared,
+    tmp_path: Path,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And say nothing of how many workers an attempt may have."""
+    mine = job_mining.mine_version
+    job = prepare(spec_of(tmp_path / "data", f"storage.root={tmp_path}/runs", *NO_DELAYS, *RANGE))
+    lost: list[RayError] = [NodeDiedError("gone"), WorkerCrashedError(), ObjectLostError("a" * 56, None, "")]
+
+    def flaky(*arguments: object) -> object:
+        if lost:
+            raise TasksLostError("mining failed: it died. Again") from lost.pop()
+        return mine(*arguments)
+
+    monkeypatch.setattr(job_mining, "mine_version", flaky)
+    stage = stage_of(job, [ends(3), ends(6), ends(7)])
+    assert stage.train()
+    failed = stage.events("resume_failed")
+    assert [event["kind"] for event in failed] == ["worker_lost", "worker_lost", "node_lost"]
+    message = "the next attempt can't be prepared (node_lost): mining failed: it died. Again"
+    assert failed[-1]["message"] == message
+    assert {workers for _, workers, _ in stage.played} == {8}, "as many as there are lanes"
+
+    lost += [NodeDiedError("gone")] * (1 + job.spec.retry.node_lost.retries)
+    job.storage.delete(f"{job.run.negatives(3)}/manifest.json")
+    job.storage.delete(f"{job.run.checkpoint(7)}/manifest.json")
+    with pytest.raises(JobFailedError, match=r"(?s)it died\. Again.*of kind node_lost .*retry\.node_lost\.retries"):
+        stage_of(job, []).train()
 
 
 def test_a_driver_that_lost_the_run_mines_no_further(

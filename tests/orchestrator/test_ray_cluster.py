@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 
 from jobspecs.cluster import Cluster
-from orchestrator.ray_cluster import draining_nodes, free_workers
+from orchestrator.ray_cluster import answering, draining_nodes, free_workers, own_dashboard
 
 DRAINED = """
 import time
@@ -70,6 +73,31 @@ def test_a_ray_of_this_machine_is_closed_to_others(ray_cluster: None) -> None:
 def test_a_ray_that_does_not_tell_knows_of_no_draining_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.state.state", object())
     assert draining_nodes() == set()
+
+
+def test_a_ray_that_does_not_tell_its_dashboard_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray._private.worker.get_dashboard_url", lambda: "127.0.0.1:8299")
+    with monkeypatch.context() as later:
+        later.delattr("ray.train.v2._internal.constants.ENV_VARS_TO_PROPAGATE")
+        with own_dashboard():
+            assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8299"
+    monkeypatch.delattr("ray._private.worker.get_dashboard_url")
+    with own_dashboard():
+        assert dict(os.environ) == before
+
+
+def test_a_node_that_is_gone_does_not_answer_whatever_ray_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(name: str, listener: socket.socket, alive: bool = True) -> dict[str, Any]:
+        address, port = listener.getsockname()
+        return {"NodeID": name, "Alive": alive, "NodeManagerAddress": address, "NodeManagerPort": port}
+
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            nodes = [node("there", there), node("gone", gone), node("dead", there, alive=False)]
+        monkeypatch.setattr("ray.nodes", lambda: nodes)
+        assert answering() == {"there"}
 
 
 def test_room_is_what_is_free_on_single_nodes_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:

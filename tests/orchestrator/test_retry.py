@@ -183,6 +183,11 @@ def test_a_commit_that_ended_the_attempt_before_lifts_the_limit_too() -> None:
     assert most_workers([not_up(8, committed=8), failed(Kind.HANG, committed=16, start=16)], SIZES) is None
 
 
+def test_what_failed_between_two_attempts_limits_no_workers() -> None:
+    """Nodes that died while the job mined: there was no group that did not come up."""
+    assert most_workers([failed(Kind.NODE_LOST, step=0, world_size=0)], SIZES) is None
+
+
 def test_one_size_is_no_limit() -> None:
     assert decide(not_up(2), [], Retry(), (2,), draw=1.0) == Again(2.0)
 

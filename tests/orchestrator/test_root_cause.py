@@ -13,7 +13,7 @@ from ray.exceptions import (
     RaySystemError,
     RayTaskError,
 )
-from ray.train import ControllerError, PreemptionError, PreemptionInfo, WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -124,6 +124,11 @@ def test_a_process_that_is_gone_with_its_node(case: str) -> None:
     assert classify(of_group({0: CLOSED, 1: error}), dead_nodes={"cd" * 28}).kind is ALONE[case][1]
 
 
+def test_a_worker_that_is_out_of_reach_is_told_in_plain_words() -> None:
+    failure = classify(of_group({0: CLOSED, 1: ALONE["the way to a worker"][0]}))
+    assert failure.cause.startswith("rank 1: its process does not answer any more:")
+
+
 def test_a_broken_collective_while_a_node_went() -> None:
     """The ranks on the node are not heard of yet."""
     assert classify(of_group({0: CLOSED}), dead_nodes={NODE}).kind is Kind.NODE_LOST
@@ -160,7 +165,6 @@ def in_task(cause: Exception) -> Exception:
         (ControllerError(in_task(UsageError("nothing to do"))), Kind.SPEC),
         (ControllerError(in_task(CLOSED)), Kind.WORKER_LOST),
         (ControllerError(ValueError("what?")), Kind.BUG),
-        (PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={NODE: [1]})), Kind.PREEMPTED),
         (died(PROCESS_DIED), Kind.WORKER_LOST),  # of the controller itself
         (StorageError("file:///runs"), Kind.STORAGE),  # of the driver
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from jobspecs.schedule import TaskResources
 from jobspecs.storage import S3
 from orchestrator import evaluation_task
 from orchestrator.due import Batch
+from orchestrator.evaluate import Began, Ended
 from orchestrator.evaluate_alone import chosen, evaluate_alone
 from orchestrator.find_checkpoint import find_checkpoint
 from orchestrator.interrupt import Interrupt
@@ -260,31 +262,49 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
 def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     ray_cluster: None, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One lacks its data, another one takes its process with it."""
+    """One runs out of memory, one takes its process with it, one lacks its data."""
 
-    def dying(spec: JobSpec, run: RunDirectory, batch: Batch, resources: TaskResources) -> Iterator[Any]:
+    def doomed(spec: JobSpec, run: RunDirectory, batch: Batch, resources: TaskResources) -> Iterator[Any]:
+        import torch
+
         from orchestrator.evaluate import evaluate
+        from workers.evaluate import KINDS
 
+        unlimited, retrieval = resource.getrlimit(resource.RLIMIT_AS), KINDS["retrieval"]
         for news in evaluate(spec, run, batch.step, batch.evaluations):
             yield news
-            if news.name == "dies":
-                time.sleep(0.5)
-                os.kill(os.getpid(), signal.SIGKILL)
+            match news:
+                case Began("hungry"):
+                    # Room for libraries and threads, so that it is this tensor which finds none.
+                    KINDS["retrieval"] = lambda *_: torch.ones(4 << 30, dtype=torch.uint8)
+                    size = psutil.Process().memory_info().vms + (1 << 30)
+                    resource.setrlimit(resource.RLIMIT_AS, (size, unlimited[1]))
+                case Ended("hungry"):
+                    resource.setrlimit(resource.RLIMIT_AS, unlimited)
+                    KINDS["retrieval"] = retrieval
+                case Began("dies"):
+                    time.sleep(0.5)
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     more = (*TINY, "training.steps=2", "cluster.workers=1")
-    dies = f"{{kind: retrieval, name: dies, retries: 0, data: {{urls: ['{digits}/test/*.tar']}}}}"
-    monkeypatch.setattr(evaluation_task, "_evaluate", dying)
+    alone = [
+        f"{{kind: retrieval, name: {name}, retries: 0, data: {{urls: ['{digits}/test/*.tar']}}}}"
+        for name in ("hungry", "dies")
+    ]
+    monkeypatch.setattr(evaluation_task, "_evaluate", doomed)
     spec = digits_spec(digits, tmp_path, *more, "evaluations.0.label_field=nothing")
-    evaluations = digits_spec(digits, tmp_path, *more, f"evaluations=[{dies}]").evaluations + spec.evaluations
-    status = drive(spec.model_copy(update={"evaluations": evaluations}))
+    evaluations = digits_spec(digits, tmp_path, *more, f"evaluations=[{', '.join(alone)}]").evaluations
+    status = drive(spec.model_copy(update={"evaluations": (*evaluations, *spec.evaluations)}))
     assert status.state == "succeeded"
     events = ledger_of(tmp_path, "digits-clip").events()
     failed = {event["evaluation"]: event for event in events if event["event"] == "evaluation_failed"}
+    assert "can't allocate memory" in failed["hungry"]["reason"]
     assert failed["dies"]["reason"] == "its process died of a signal; the node's kernel log tells when memory ran out"
     assert "has no field 'nothing'" in failed["held-out-digits"]["reason"]
-    assert status.evaluations == [
-        {"step": 2, "evaluation": name, "failed": failed[name]["reason"]} for name in ("dies", "held-out-digits")
-    ]
+    assert {each["evaluation"]: each for each in status.evaluations} == {
+        name: {"step": 2, "evaluation": name, "failed": failed[name]["reason"]}
+        for name in ("hungry", "dies", "held-out-digits")
+    }
 
     # Mended, it is done again; the training is not.
     mended = drive(digits_spec(digits, tmp_path, *more))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -52,10 +54,6 @@ def test_a_notice_is_seen(metadata: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert spot.noticed(metadata)
 
 
-def test_no_answer_is_no_notice(metadata: str) -> None:
-    assert not spot.noticed("http://127.0.0.1:1")
-
-
 def test_the_node_leaves_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     looks, left = iter([False, False, True]), []
     monkeypatch.setattr(spot, "noticed", lambda: next(looks))
@@ -63,3 +61,23 @@ def test_the_node_leaves_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spot, "_LOOK_SECONDS", 0.0)
     spot.main()
     assert left == [100.0]
+
+
+def test_no_answer_is_no_notice_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unreachable = partial(spot.noticed, "http://127.0.0.1:1")
+    looks, left = iter([unreachable, unreachable, broken, lambda: True]), []
+    monkeypatch.setattr(spot, "noticed", lambda: next(looks)())
+    monkeypatch.setattr(spot, "leave", left.append)
+    monkeypatch.setattr(spot, "_LOOK_SECONDS", 0.0)
+    spot.main()
+    assert left == [100.0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("http://169.254.169.254 does not answer (URLError: ")
+    assert "Turn the metadata service of the instance on" in line
+
+
+def broken() -> bool:
+    """An answer that is none of HTTP's."""
+    raise BadStatusLine("")

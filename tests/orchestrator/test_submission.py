@@ -60,6 +60,7 @@ def test_a_job_is_shipped_with_its_code_and_its_spec(dashboard: FakeDashboard, s
     assert job["entrypoint"] == "python -m orchestrator.cli run digits-clip.yaml"
     assert job["metadata"] == {
         "name": "digits-clip",
+        "job_name": "digits-clip",
         "spec_hash": spec.experiment_hash()[:16],
         "objective": "image_text",
         "run_directory": f"file://{tmp_path}/runs/digits-clip",
@@ -125,10 +126,10 @@ def test_a_job_that_stopped_is_gone_on_with(status: str, dashboard: FakeDashboar
     assert (again.resumed, again.submission_id) == (True, first[:-1] + "2")
 
 
-@pytest.mark.parametrize(("job", "who"), [(None, f"process {os.getpid()}"), ("x-1", "job x-1 of another cluster")])
+@pytest.mark.parametrize(("job", "who"), [(None, "process {pid}"), ("x-1", "job x-1 of another cluster")])
 def test_a_run_that_another_drives(job: str | None, who: str, dashboard: FakeDashboard, spec: JobSpec) -> None:
     begin(spec, driver=True, submission_id=job)
-    with pytest.raises(UsageError, match=rf"digits-clip is being run already, by {who} on"):
+    with pytest.raises(UsageError, match=rf"digits-clip is being run already, by {who.format(pid=os.getpid())} on"):
         submit(spec, connect(dashboard.url))
     assert not dashboard.jobs
 
@@ -149,11 +150,19 @@ def test_another_experiment_is_refused_with_the_difference(
 
 def test_a_name_that_no_run_has(tmp_path: Path) -> None:
     root = f"file://{tmp_path}"
-    assert free_name("job", root, STORAGE) == "job"
+    assert free_name("job", root, STORAGE, []) == "job"
     for name in ("job", "job-2", 63 * "x"):
         STORAGE.write(RunDirectory(f"{root}/{name}").plan, b"")
-    assert free_name("job", root, STORAGE) == "job-3"
-    assert free_name(63 * "x", root, STORAGE) == 61 * "x" + "-2"
+    assert free_name("job", root, STORAGE, []) == "job-3"
+    assert free_name(63 * "x", root, STORAGE, []) == 61 * "x" + "-2"
+
+
+def test_a_run_that_is_only_submitted_has_its_name(dashboard: FakeDashboard, spec: JobSpec) -> None:
+    jobs = connect(dashboard.url)
+    submitted = [submit(spec, jobs, new_run=True) for _ in range(3)]
+    assert [each.name for each in submitted] == ["digits-clip", "digits-clip-2", "digits-clip-3"]
+    dashboard.jobs[submitted[1].submission_id or ""]["status"] = "STOPPED"  # before it began: nothing is of that name
+    assert submit(spec, jobs, new_run=True).name == "digits-clip-2"
 
 
 def test_a_finished_run_is_left_as_it_is(

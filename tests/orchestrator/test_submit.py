@@ -1,60 +1,59 @@
-"""A job on a real cluster, from the command line: submitted, made to wait, watched, stopped, gone on with, finished.
+"""Jobs on a cluster of three nodes, from the command line, in Ray's dashboard and in Prometheus: submitted, made to
+wait, watched, stopped, gone on with, finished.
 
-One story in several tests, in this order: a cluster and each start of a job take seconds.
+One story in several tests, in this order: a cluster and each start of a job take seconds. The job `first` has as many
+steps as it takes; `digits-clip` waits behind it, and comes to its end.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from typer.testing import CliRunner
 
 from jobspecs.storage import S3
 from orchestrator.cli import app
 from orchestrator.cluster import connect
+from tests.browser import Browser
+from tests.local_cluster import BUCKET, LocalCluster, local_cluster
 from tests.orchestrator.command import ledger_of, set_flags, tandem
 from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
-from tests.orchestrator.token_cluster import TokenCluster
+from tests.orchestrator.prometheus import INSTALLED, Seen
 from workers.run import committed_steps
 
 pytestmark = pytest.mark.ray
 
-ROOT, STEPS = "s3://tandem-submit/runs", 600
+ROOT, STEPS = f"s3://{BUCKET}/runs", 600
 PATIENCE_SECONDS = 600.0
+
+Spec = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def cluster(s3_server: str) -> Iterator[TokenCluster]:
-    """Two cores, and the token in our environment; the run directories are in S3."""
-    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="tandem-submit")
-    with TokenCluster(cpus=2) as cluster, pytest.MonkeyPatch.context() as environment:
-        # Attempts in this process leave the address of their Ray.
-        environment.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-        environment.setenv("RAY_AUTH_TOKEN", cluster.token)
-        environment.setenv("RAY_ADDRESS", cluster.url)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Nodes of two cores, and the token in a file that our environment names."""
+    with local_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
-@pytest.fixture
-def spec(digits: Path, s3_server: str) -> Callable[..., list[str]]:
-    """Arguments of a job that takes both cores."""
+@pytest.fixture(scope="module")
+def spec(cluster: LocalCluster, digits: Path) -> Spec:
+    """Arguments of a job whose two ranks take a node each."""
+    data = cluster.upload(digits, "digits")
     job = (
         *TINY,
         "evaluations=[]",
-        f"training.steps={STEPS}",
         "training.optimizer.learning_rate=2e-4",
         "checkpoint.every_steps=100000",
-        "cluster.workers=2",
-        f"storage.s3.endpoint={s3_server}",
+        "cluster={workers: 2, cpus_per_worker: 2}",
+        f"storage.s3.endpoint={cluster.s3_endpoint}",
     )
-    return lambda *more: [str(EXAMPLE), *set_flags(overrides(digits, ROOT, *job, *more))]
+    return lambda *more: [str(EXAMPLE), *set_flags(overrides(data, ROOT, *job, *more))]
 
 
 def call(*arguments: str, code: int = 0) -> str:
@@ -71,55 +70,96 @@ def ask(*arguments: str) -> Any:
 def until(true: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (answer := true()):
-        assert time.monotonic() < deadline, f"waited for {what}\n{call('list')}\n{call('logs', 'digits-clip')}"
+        assert time.monotonic() < deadline, f"waited for {what}\n{call('list')}"
         time.sleep(1)
     return answer
 
 
-def entry() -> dict[str, Any]:
+def entry(name: str) -> dict[str, Any]:
     """The job in `tandem list`."""
-    (job,) = ask("list")
+    (job,) = (job for job in ask("list") if job["name"] == name)
     return dict(job)
 
 
-BLOCKER = """
-import ray, time
-ray.init(log_to_driver=False)
-ray.get(ray.util.placement_group([{"CPU": 2}]).ready())
-print("blocks", flush=True)
-time.sleep(3600)
-"""
-
-
-def test_a_job_that_waits_says_for_what_and_behind_whom(cluster: TokenCluster, spec: Callable[..., list[str]]) -> None:
-    jobs = connect(cluster.url)
-    jobs.submit("blocker-1", f"python -c {shlex.quote(BLOCKER)}", {}, {})
-    until(lambda: "\nblocks\n" in jobs.log("blocker-1"), "the cores to be taken")
-    submitted = ask("submit", *spec())
+def test_a_job_is_submitted_and_watched(cluster: LocalCluster, spec: Spec) -> None:
+    job = spec("name=first", "training.steps=100000")
+    submitted = ask("submit", *job)
     first = submitted["submission_id"]
-    assert first == f"digits-clip-{submitted['spec_hash'][:8]}-1"
-    assert first in call("submit", *spec(), code=2)
-    job = until(lambda: (job := entry())["progress"].startswith("waiting") and job, "a job that waits")
-    assert "for 2 workers of 1 CPU: there is room for 0, behind blocker-1 (2 CPU)" in job["progress"]
-    assert (job["state"], job["submission_id"], job["objective"]) == ("running", first, "image_text")
-    # The dashboard's own list says the same.
-    until(lambda: "behind blocker-1" in jobs.entry(first).message, "the message of its entry")
-    assert "behind blocker-1" in jobs.entry(first).progress
-    jobs.stop("blocker-1")
-
-
-def test_a_job_is_watched(cluster: TokenCluster) -> None:
-    job = until(lambda: (job := entry())["progress"].startswith("step") and job, "a step")
-    first = job["submission_id"]
+    assert first == f"first-{submitted['spec_hash'][:8]}-1"
+    assert first in call("submit", *job, code=2)
+    listed = until(lambda: (job := entry("first"))["progress"].startswith("step") and job, "a step")
+    assert (listed["state"], listed["submission_id"], listed["objective"]) == ("running", first, "image_text")
     assert ask("status", first)["submission_id"] == first
     assert "attempt 1: 2 workers from step 0" in call("logs", first)
+    until(lambda: "[a1 r1] rank 1 of attempt 1: process" in call("logs", first, "--rank", "1"), "the log of a rank")
 
 
-def test_a_job_is_stopped_with_a_commit_and_gone_on_with(cluster: TokenCluster, s3_server: str) -> None:
-    first = entry()["submission_id"]
+def test_a_second_job_says_for_what_it_waits_and_behind_whom(cluster: LocalCluster, spec: Spec) -> None:
+    second = ask("submit", *spec(f"training.steps={STEPS}"))["submission_id"]
+    job = until(lambda: (job := entry("digits-clip"))["progress"].startswith("waiting") and job, "a job that waits")
+    # One of its workers could start, and does not without the other.
+    assert "for 2 workers of 2 CPU: there is room for 1, behind first-" in job["progress"]
+    assert "(4 CPU)" in job["progress"]
+    # The dashboard's own list says the same.
+    jobs = connect(cluster.url)
+    until(lambda: "behind first-" in jobs.entry(second).message, "the message of its entry")
+    assert "behind first-" in jobs.entry(second).progress
+
+
+def test_both_are_seen_in_the_dashboard(cluster: LocalCluster, tmp_path: Path) -> None:
+    names = ("first", "digits-clip")
+    ids = {name: entry(name)["submission_id"] for name in names}
+    with Browser(tmp_path) as browser:
+
+        def shown(text: str) -> bool:
+            return bool(browser.value(f"document.body.innerText.includes({json.dumps(text)})"))
+
+        def rows() -> dict[str, dict[str, str]]:
+            """The table of the page by names of jobs, and of columns."""
+            cells = "tr => [...tr.cells].map(cell => cell.innerText.trim())"
+            table = browser.value(f"[...document.querySelectorAll('table tr')].map({cells})")
+            heads, *lines = table or [[]]
+            found = (dict(zip(heads, line, strict=False)) for line in lines)
+            return {row["Name"]: row for row in found if row.get("Name")}
+
+        browser.open(f"{cluster.url}/#/jobs")
+        until(lambda: shown("Authentication Token Required"), "the question for the token")
+        browser.write(cluster.token)
+        browser.press("Enter")
+        until(lambda: rows().keys() >= {*names}, "the jobs")
+        for name in names:
+            row = rows()[name]
+            assert (row["Submission ID"], row["Status"]) == (ids[name], "RUNNING")
+        assert rows()["first"]["Status message"].startswith("step ")
+        assert rows()["digits-clip"]["Status message"].startswith("waiting up to ")
+
+        browser.value(f"location.hash = '#/jobs/{ids['digits-clip']}'")
+        until(lambda: shown("User-provided metadata"), "what is known of a job")
+        until(lambda: shown(f'"run_directory": "{ROOT}/digits-clip"'), "its metadata")
+        assert shown('"objective": "image_text"')
+
+
+@pytest.mark.skipif(not INSTALLED, reason="Prometheus is not installed")
+def test_prometheus_tells_how_far_it_is(cluster: LocalCluster) -> None:
+    seen = Seen(cluster.prometheus)
+    until(lambda: max(seen.values('ray_tandem_step{tandem_job="first"}'), default=0) > 0, "its steps")
+    ranks = seen.names("ray_tandem_step_seconds")["ray_tandem_step_seconds_total"]
+    assert {series["rank"] for series in ranks} == {"0", "1"}
+    assert len({series["instance"] for series in ranks}) == 2, "each on a node of its own"
+    assert seen.values("up").count(1.0) >= 3, "the nodes; Ray names more, of which not all listen"
+
+
+def test_a_job_that_is_stopped_at_once_makes_room(cluster: LocalCluster) -> None:
+    assert "at once" in call("stop", "first", "--now")
+    until(lambda: entry("first")["state"] == "interrupted", "its end")
+    until(lambda: entry("digits-clip")["progress"].startswith("step"), "a step of the one behind it")
+
+
+def test_a_job_is_stopped_with_a_commit_and_gone_on_with(cluster: LocalCluster) -> None:
+    first = entry("digits-clip")["submission_id"]
     assert "with a commit" in call("stop", "digits-clip")
-    until(lambda: entry()["state"] == "interrupted", "its end")
-    run = ledger_of(ROOT, "digits-clip", S3(endpoint=s3_server))
+    until(lambda: entry("digits-clip")["state"] == "interrupted", "its end")
+    run = ledger_of(ROOT, "digits-clip", S3(endpoint=cluster.s3_endpoint))
     status = run.status()
     assert 0 < status.step < STEPS
     assert committed_steps(run.storage, run.run) == [status.step]
@@ -132,19 +172,19 @@ def test_a_job_is_stopped_with_a_commit_and_gone_on_with(cluster: TokenCluster, 
     assert "succeeded" in output
     assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
     # The ranks of the attempt that was stopped are gone, their logs are not.
-    log = call("logs", run.run.uri, "--attempt", "1", "--endpoint", s3_server)
+    log = call("logs", run.run.uri, "--attempt", "1", "--endpoint", cluster.s3_endpoint)
     assert "[a1 r0] rank 0 of attempt 1: process" in log
     assert "[a1 r1] rank 1 of attempt 1: process" in log
 
 
-def test_a_finished_job_is_left_as_it_is(cluster: TokenCluster, spec: Callable[..., list[str]]) -> None:
-    assert "is finished" in call("submit", *spec())
-    until(lambda: entry()["state"] == "succeeded", "the cluster's word")
+def test_a_finished_job_is_left_as_it_is(cluster: LocalCluster, spec: Spec) -> None:
+    assert "is finished" in call("submit", *spec(f"training.steps={STEPS}"))
+    until(lambda: entry("digits-clip")["state"] == "succeeded", "the cluster's word")
 
 
-def test_the_cluster_is_found_by_its_own_address_too(cluster: TokenCluster) -> None:
+def test_the_cluster_is_found_by_its_own_address_too(cluster: LocalCluster) -> None:
     answer = tandem("list", "--address", cluster.gcs_address, "-o", "json")
-    assert {job["name"] for job in json.loads(answer.stdout)} == {"digits-clip"}
+    assert {job["name"] for job in json.loads(answer.stdout)} == {"first", "digits-clip"}
     wrong = tandem("list", "--address", cluster.gcs_address, env={"RAY_AUTH_TOKEN": "planted"})
     assert wrong.returncode == 2
     assert "does not take this token" in wrong.stderr

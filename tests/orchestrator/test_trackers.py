@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import threading
@@ -20,6 +21,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.listening import Aside, Listener
 from orchestrator.prepare import Prepared
 from orchestrator.record_tail import RecordTail
+from orchestrator.telemetry import RunFigures
 from orchestrator.trackers import TRACKERS, check_trackers, run_key, scalars, trackers_of
 from orchestrator.trackers.tensorboard import TensorBoard
 from tests.orchestrator.conftest import digits_spec
@@ -39,6 +41,11 @@ SCORED = {
     "time": 71.0,
 }
 STARTED = {"event": "attempt_started", "attempt": 2, "step": 4, "time": 72.0}
+
+
+def away(*_: Any, **__: Any) -> Any:
+    """A storage's `write` during an outage."""
+    raise StorageError("no answer")
 
 
 def test_numbers_of_a_step_and_of_a_result() -> None:
@@ -75,6 +82,7 @@ def events_in(content: bytes) -> Iterator[Any]:
 def test_event_files_are_written_once_and_say_which_steps_are_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestrator.trackers.tensorboard.SHORTEST_SECONDS", 600.0)  # a busy machine imports for 10 s
     board = TensorBoard(Storage(), RunDirectory(f"file://{tmp_path}/run"))
     board.steps([RECORD, {**RECORD, "step": 8}])
     assert not (tmp_path / "run").exists(), "a file a step would be too many"
@@ -92,6 +100,20 @@ def test_event_files_are_written_once_and_say_which_steps_are_done_again(
     version, started = events_in(other.read_bytes())
     assert version.file_version == "brain.Event:2"
     assert (started.session_log.status, started.step) == (started.session_log.START, 5)
+
+
+def test_an_outage_of_the_storage_costs_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.trackers.tensorboard.SHORTEST_SECONDS", 0.0)
+    with monkeypatch.context() as outage:
+        outage.setattr(Storage, "write", away)
+        board = TensorBoard(Storage(), RunDirectory(f"file://{tmp_path}"))
+        board.steps([RECORD])
+        board.event(SCORED)
+        with pytest.raises(StorageError):  # there is no next time
+            board.close()
+    board.steps([{**RECORD, "step": 8}])
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert [event.step for event in events_in(file.read_bytes())][1:] == [7, 4, 8]
 
 
 # --- extras ---
@@ -203,9 +225,11 @@ class Told:
 
     def __init__(self, wait: threading.Event | None = None) -> None:
         self.said: list[Any] = []
+        self.is_told = threading.Event()
         self._wait = wait
 
     def event(self, event: Any) -> None:
+        self.is_told.set()
         if self._wait is not None:
             self._wait.wait(60)
         if event == "fail":
@@ -243,30 +267,64 @@ def test_a_tracker_that_fails_says_so_once_and_is_left_alone() -> None:
     assert lines[1:] == ["y is told no more of this run: RuntimeError: no server"]
 
 
-def test_a_tracker_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def hanging(monkeypatch: pytest.MonkeyPatch, answer: threading.Event, lines: list[str]) -> tuple[Told, Aside]:
+    """A tracker that is being told of 0 until it may `answer`, and has room for one call more."""
     monkeypatch.setattr(listening, "MOST_WAITING", 1)
+    tracker = Told(answer)
+    aside = Aside("x", lambda: tracker, lines.append)
+    aside.event(cast("Any", 0))
+    tracker.is_told.wait(60)
+    return tracker, aside
+
+
+def test_a_tracker_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "END_SECONDS", 0.01)
     answer, lines = threading.Event(), list[str]()
-    aside = Aside("x", lambda: Told(answer), lines.append)
-    for number in range(4):
+    _, aside = hanging(monkeypatch, answer, lines)
+    for number in range(1, 4):
         aside.event(cast("Any", number))
     aside.close()
     answer.set()
     assert lines == [
         "x does not answer: it will lack part of the run",
         "x did not answer: it lacks what came last",
+        "x lacks 2 messages of this run: events, or metrics of steps",
     ]
 
 
-def test_the_journal_tells_listeners_also_what_can_not_be_written_down(tmp_path: Path) -> None:
-    class Away(Storage):
-        def write(self, *_: Any, **__: Any) -> Any:
-            raise StorageError("no answer")
+def test_a_tracker_that_answers_late_is_told_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, lines = threading.Event(), list[str]()
+    tracker, aside = hanging(monkeypatch, answer, lines)
+    aside.event(cast("Any", 1))  # the queue is full
+    threading.Timer(0.1, answer.set).start()
+    aside.close()
+    assert tracker.said == [0, 1, "end"]
+    assert lines == []
 
+
+def test_monitoring_that_fails_ends_no_job(job: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(figures: RunFigures, event: Any) -> None:
+        raise KeyError("attempt")
+
+    monkeypatch.setattr(RunFigures, "event", fail)
+    monkeypatch.setattr("orchestrator.trackers.trackers_of", lambda job: {})
+    vars(job)["fixed"].total_steps = 9
+    shown: list[str] = []
+    view = SimpleNamespace(line=shown.append, event=lambda event: None)
+    journal = Journal(Ledger(Storage(), RunDirectory(f"file://{tmp_path}")), cast("Any", view))
+    with listening.listening(job, journal):
+        journal.event("attempt_started", "")
+    assert shown == ["monitoring is told no more of this run: KeyError: 'attempt'"]
+
+
+def test_the_journal_tells_listeners_also_what_can_not_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "write", away)
     told = Told()
     shown: list[str] = []
     view = SimpleNamespace(line=shown.append, event=shown.append)
-    journal = Journal(Ledger(Away(), RunDirectory(f"file://{tmp_path}")), cast("Any", view))
+    journal = Journal(Ledger(Storage(), RunDirectory(f"file://{tmp_path}")), cast("Any", view))
     journal.listeners = (cast("Listener", told),)
     journal.event("retry", "next attempt", kind="hang")
     journal.steps([RECORD])
@@ -291,3 +349,23 @@ def test_each_record_of_an_attempt_is_read_once(tmp_path: Path, monkeypatch: pyt
             assert tail.new() == []
     assert [record["step"] for record in seen] == list(range(6))
     assert len(storage.list(run.metrics)) > 2, "over several parts"
+
+
+def test_a_part_that_can_not_be_read_costs_no_record(tmp_path: Path) -> None:
+    class Away(Storage):
+        away = ""
+
+        def read(self, uri: str) -> bytes:
+            if self.away and uri.endswith(self.away):
+                raise StorageError("no answer")
+            return super().read(uri)
+
+    storage, run = Away(), RunDirectory(f"file://{tmp_path}")
+    for part in (0, 1):
+        storage.write(f"{run.metrics}/a00002-{part:06d}.jsonl", json.dumps({"step": part}).encode() + b"\n")
+    tail = RecordTail(storage, run, 2)
+    storage.away = "000001.jsonl"
+    with pytest.raises(StorageError):
+        tail.new()
+    storage.away = ""
+    assert [record["step"] for record in tail.new()] == [0, 1]

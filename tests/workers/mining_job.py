@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -16,9 +17,10 @@ from workers.data.negatives import NegativesTable, TableFile, content_hash
 from workers.data.negatives import to_parquet as negatives_to_parquet
 from workers.data.order import Layout
 from workers.data.tokenize import byte_tokenizer
+from workers.mining.table import Found
 from workers.run import RunDirectory, RunPlan
 from workers.storage import Storage, join
-from workers.train.loop import TrainTask
+from workers.train.task import TrainTask
 
 SPEC = """
 apiVersion: tandem/v1
@@ -82,6 +84,10 @@ def write_run(run: Path, data: Path, *overrides: str) -> TrainTask:
     return TrainTask(spec=spec, plan=plan, run=directory, attempt=1, resume_from=None)
 
 
+FOUND = Found(samples=45, mined=45, fewer=1, none=0, negatives=134)
+"""What a manifest says of them."""
+
+
 def negatives_of(version: int, shard: int, place: int) -> list[str]:
     """What `write_table` gives a sample: of some samples less than a batch takes, of some more."""
     return [f"v{version} {shard}-{place} {number}" for number in range(place % 4)]
@@ -96,5 +102,5 @@ def write_table(run: RunDirectory, version: int) -> NegativesTable:
         storage.write(join(uri, name), negatives_to_parquet(negatives))
         files.append(TableFile(name, content_hash(negatives)))
     table = NegativesTable(uri, version, {"pairs": tuple(files)})
-    storage.write(join(uri, "manifest.json"), table.to_json())
+    storage.write(join(uri, "manifest.json"), table.to_json(**asdict(FOUND)))
     return table

@@ -22,7 +22,7 @@ from workers.data.scan import scan_shard
 from workers.data.tokenize import byte_tokenizer
 from workers.run import RunDirectory, RunPlan
 from workers.storage import Storage
-from workers.train.loop import TrainTask
+from workers.train.task import TrainTask
 
 SPEC = """
 apiVersion: tandem/v1

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -28,7 +28,7 @@ from workers.data.index import Index
 from workers.data.loader_process import Filled, Task
 from workers.data.negatives import NegativesTable
 from workers.data.order import Layout, lanes_of_rank, rows_per_rank
-from workers.data.rows import BadSample, Rows
+from workers.data.rows import BadSample, Rows, rows_bytes
 from workers.data.tokenize import Tokenizer
 
 _PROGRAM = """
@@ -75,12 +75,16 @@ class Loader:
         first_step: int,
         last_step: int,
         negatives: NegativesTable | None = None,
+        ahead: Callable[[int], memoryview] | None = None,
     ) -> None:
-        """negatives: what a job that mines for itself has mined; None takes those that the samples have."""
+        """negatives: what a job that mines for itself has mined; None takes those that the samples have. ahead: makes
+        memory of so many bytes, all 0: a batch is put together there while the rank works on the one before, and its
+        rows are to be used until the next is asked for. None: each batch has memory of its own."""
         self._layout = layout
         self._data = data
         self._steps = range(first_step, last_step)
         self._rows = rows_per_rank(world_size, layout)
+        self._ahead = ahead
         self._lanes = lanes_of_rank(rank, world_size, layout.lanes)
         shares = [self._lanes[i :: data.loader.processes] for i in range(data.loader.processes)]
         self._shares = [share for share in shares if share]
@@ -118,18 +122,51 @@ class Loader:
 
     def __iter__(self) -> Iterator[RankBatch]:
         """Raises the TandemError that a loader process met, or LoaderDiedError."""
+        if self._ahead is not None:
+            yield from self._batches_ahead(self._ahead)
+            return
         for step in self._steps:
-            rows = Rows.empty(self._rows, self._data)
-            bad: list[BadSample] = []
-            for share, process in zip(self._shares, self._processes, strict=True):
-                self._awaited = process
-                filled = process.next()
-                process.read_bytes = filled.read_bytes
-                assert filled.step == step, f"loader sent step {filled.step} for step {step}"
-                rows.place(process.slots[filled.slot], self._places(share))
-                process.free(filled.slot)
-                bad += filled.bad
-            yield RankBatch(step, rows, bad)
+            yield self._batch(step, Rows.empty(self._rows, self._data))
+
+    def _batches_ahead(self, memory: Callable[[int], memoryview]) -> Iterator[RankBatch]:
+        spare: queue.SimpleQueue[Rows | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[RankBatch | BaseException] = queue.SimpleQueue()
+
+        def place() -> None:
+            try:
+                for step in self._steps:
+                    rows = spare.get()
+                    if rows is None:
+                        return
+                    ready.put(self._batch(step, rows))
+            except BaseException as error:
+                ready.put(error)
+
+        for _ in range(2):
+            spare.put(Rows.within(memory(rows_bytes(self._rows, self._data)), self._rows, self._data))
+        threading.Thread(target=place, name="loader-ahead", daemon=True).start()
+        try:
+            for _ in self._steps:
+                batch = ready.get()
+                if isinstance(batch, BaseException):
+                    raise batch
+                yield batch
+                spare.put(batch.rows)
+        finally:
+            spare.put(None)
+
+    def _batch(self, step: int, rows: Rows) -> RankBatch:
+        """A step's, in `rows`: padding, which no lane fills, is 0 there."""
+        bad: list[BadSample] = []
+        for share, process in zip(self._shares, self._processes, strict=True):
+            self._awaited = process
+            filled = process.next()
+            process.read_bytes = filled.read_bytes
+            assert filled.step == step, f"loader sent step {filled.step} for step {step}"
+            rows.place(process.slots[filled.slot], self._places(share))
+            process.free(filled.slot)
+            bad += filled.bad
+        return RankBatch(step, rows, bad)
 
     def _places(self, share: range) -> NDArray[np.int64]:
         """Where the rows of a share's lanes stand among the rank's."""

@@ -43,13 +43,13 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def pretrained(name: str, revision: str | None) -> Tokenizer:
-    """The tokenizer of transformers in the folder `name`, or of that name on the hub at `revision`, as `ours` has it.
-    None of the hub's code is ever run. Raises UsageError.
+    """The tokenizer of transformers in the folder `name`, or of that name on the hub at `revision`, as
+    `tandem_tokenizer` has it. None of the hub's code is ever run. Raises UsageError.
     """
-    return ours(load_pretrained(name, revision), name)
+    return tandem_tokenizer(load_transformers_tokenizer(name, revision), name)
 
 
-def load_pretrained(name: str, revision: str | None, subfolder: str = "") -> Any:
+def load_transformers_tokenizer(name: str, revision: str | None, subfolder: str = "") -> Any:
     """transformers' own object. subfolder: of the folder, or of what the hub has. Raises UsageError."""
     from transformers import AutoTokenizer
 
@@ -76,7 +76,7 @@ def load_pretrained(name: str, revision: str | None, subfolder: str = "") -> Any
     return loaded
 
 
-def ours(loaded: Any, name: str) -> Tokenizer:
+def tandem_tokenizer(loaded: Any, name: str) -> Tokenizer:
     """A tokenizer of transformers as one of Tandem's. begin is its token for the beginning of a text or, without one,
     of a class (BERT's [CLS]); end that for the end or a separator; padding its own or end. Raises UsageError: it has
     no end."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobspecs.columns import BpeTokenizer
 from jobspecs.data import Data
 from workers.data.index import Index
-from workers.data.order import Layout, lanes_of_rank
+from workers.data.order import Layout, lanes_of_rank, rows_per_rank
 from workers.data.rows import rows_bytes
 from workers.data.tokenize import Tokenizer
 from workers.storage.read_ahead import RANGE_BYTES
@@ -31,23 +31,31 @@ class LoaderMemory:
 
     windows: int
     """Undecoded samples that are shuffled among each other."""
+    negatives: int
+    """What the job mines for itself: of the samples in the windows, and of each shard that is read."""
     read_ahead: int
     """Ranges that were fetched and not read yet."""
     queues: int
-    """Decoded rows that wait for the rank, in shared memory."""
+    """Decoded rows that wait for the rank, in shared memory, and two batches of the rank's own."""
     processes: int
     """The programs themselves, with their copies of the index, the orders of two passes, and the tokenizers."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.windows + self.read_ahead + self.queues + self.processes
+        return self.windows + self.negatives + self.read_ahead + self.queues + self.processes
 
 
 def loader_memory(
-    data: Data, indexes: tuple[Index, ...], tokenizers: Mapping[str, Tokenizer], layout: Layout, workers: int
+    data: Data,
+    indexes: tuple[Index, ...],
+    tokenizers: Mapping[str, Tokenizer],
+    layout: Layout,
+    workers: int,
+    mined: int = 0,
 ) -> LoaderMemory:
-    """For a job on so many workers. `tokenizers`: by text column, those that there are already."""
+    """For a job on so many workers. `tokenizers`: by text column, those that there are already. mined: negatives of a
+    sample that the job mines for itself, at most."""
     lanes = max(len(lanes_of_rank(rank, workers, layout.lanes)) for rank in range(workers))
     processes = min(data.loader.processes, lanes)
     # The streams of all sources in all lanes of a rank, at most; those of S3 have ranges in flight.
@@ -55,10 +63,16 @@ def loader_memory(
     ranges = (data.loader.read_ahead + 1) * RANGE_BYTES
     held = min(lanes * layout.window, sum(int(index.samples.sum()) for index in indexes))
     share = -(-lanes // processes)
+    sample_bytes = max(_sample_bytes(index) for index in indexes)
+    # A negative is a sample's document, and taken for as large as all of a sample: with the tar's own blocks, that has
+    # room for what Python adds to a text. Documents of another corpus are taken for no larger.
+    with_negatives = held + streams * max(int(index.stored.max()) for index in indexes)
     return LoaderMemory(
-        windows=int(held * max(_sample_bytes(index) for index in indexes)),
+        windows=int(held * sample_bytes),
+        negatives=int(with_negatives * mined * sample_bytes),
         read_ahead=streams * min(ranges, max(map(_largest_remote_shard, indexes))),
-        queues=processes * (data.loader.prefetch + 1) * rows_bytes(share * layout.lane_batch, data),
+        queues=processes * (data.loader.prefetch + 1) * rows_bytes(share * layout.lane_batch, data)
+        + 2 * rows_bytes(rows_per_rank(workers, layout), data),
         processes=processes
         * (
             PROCESS_BYTES

@@ -35,7 +35,7 @@ from workers.losses.gather import all_gather_rows, all_reduce_max, all_reduce_su
 from workers.losses.pairs import Pairs
 from workers.losses.queries import NEVER, Gradient, Queries, beats, rounding
 from workers.losses.rule import Rule
-from workers.losses.tiles import Tile, partners, positive_rows, tile_bytes, tiles
+from workers.losses.tiles import Tile, partners, positive_logits, positive_rows, tile_bytes, tiles
 
 PLAIN_LOGIT = 70.0
 """Up to this logit, exponentials are taken without subtracting a maximum first: a million of exp(70) stay below
@@ -45,20 +45,28 @@ passes over a tile. Beyond it (s = 100 is CLIP's bound), each row and column sub
 KEPT, KEPT_TILES = 0.25, 2
 """How much memory the tiles may have that are kept from the forward pass to the backward pass, which then need not
 compute them again: this share of the travelling features', or so many tiles where that is more; of each loss, where
-prefixes have one each. So memory stays linear. All of S is kept where 4·R ≤ d, as with many ranks."""
+prefixes have one each. So memory stays linear. All of S is kept where 4·R ≤ d, as with many ranks; with hardness,
+which has two exponentials of an entry, where 8·R ≤ d."""
 
 
 def contrast(
-    A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, rule: Rule, *, measure: bool = False
+    A: Tensor,
+    G: Tensor,
+    scale: Tensor,
+    pairs: Pairs,
+    rule: Rule,
+    *,
+    measure: bool = False,
+    products: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """This rank's part of the loss of the global batch, times the number of ranks; and its part of the accuracy.
 
-    A: (R, d), G: (C, d), rows of length 1 (or 0), fp32 or wider. scale: scalar, the inverse temperature. All ranks
-    call it together, forward and backward. Returns two scalars: their means over the ranks are the loss, and the
-    share of queries (weighted as in the loss) whose positive beats all negatives, which is 0 without `measure` and
-    has no gradient. A batch without a valid pair has loss 0.
+    A: (R, d), G: (C, d), rows of length 1 (or 0), fp32 or wider. scale: scalar, the inverse temperature. products: as
+    `tiles` has it. All ranks call it together, forward and backward. Returns two scalars: their means over the ranks
+    are the loss, and the share of queries (weighted as in the loss) whose positive beats all negatives, which is 0
+    without `measure` and has no gradient. A batch without a valid pair has loss 0.
     """
-    loss, hits = _Contrast.apply(A, G, scale, pairs, rule, measure)  # type: ignore[no-untyped-call]
+    loss, hits = _Contrast.apply(A, G, scale, pairs, rule, measure, products)  # type: ignore[no-untyped-call]
     return loss, hits
 
 
@@ -140,11 +148,18 @@ class _Kept:
 class _Contrast(Function):
     @staticmethod
     def forward(
-        ctx: Any, A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, rule: Rule, measure: bool
+        ctx: Any,
+        A: Tensor,
+        G: Tensor,
+        scale: Tensor,
+        pairs: Pairs,
+        rule: Rule,
+        measure: bool,
+        products: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
         Q, N = pairs.queries, world_size()
         plain = float(scale) * max(rule.exponents) <= PLAIN_LOGIT
-        positive = scale * _row_products(A[:Q], positive_rows(G, pairs))
+        positive = positive_logits(A, G, scale, pairs, products)
         # What travelling queries have: as queries, or as those whose negatives a margin takes out.
         needed = rule.to_resident > 0 or (rule.symmetric and rule.margin is not None)
         positive_C = all_gather_rows(positive) if needed else positive.new_zeros(len(G))
@@ -154,7 +169,7 @@ class _Contrast(Function):
         rows = _Sums(Q, A, rule, plain=plain, measure=measure)
         columns = _Sums(len(G), A, rule, plain=plain, measure=measure)
         factored, kept = _is_factored(rule, plain=plain), _Kept(max(KEPT * G.nbytes, KEPT_TILES * tile_bytes(G.device)))
-        for number, tile in enumerate(tiles(A, G, scale, pairs)):
+        for number, tile in enumerate(tiles(A, G, scale, pairs, products)):
             of_row, of_column = _negatives(tile, limits)
             # Over the tile itself where nobody else asks for its logits: half the memory.
             last = limits is None and not rule.counts and not measure
@@ -186,7 +201,7 @@ class _Contrast(Function):
             loss = loss + rule.to_resident * (own * of_columns.losses(rule)[pairs.own]).sum()
             hits = hits + rule.to_resident * (own * beats(positive, columns.best[pairs.own], scale)).sum()
         ctx.pairs, ctx.rule, ctx.limits, ctx.kept = pairs, rule, limits, kept
-        ctx.factored = factored
+        ctx.factored, ctx.products = factored, products
         ctx.save_for_backward(A, G, scale, weight, of_rows.stacked(), of_columns.stacked())
         ctx.mark_non_differentiable(hits)
         return loss, hits if measure else torch.zeros_like(hits)
@@ -207,16 +222,13 @@ class _Contrast(Function):
         wanted_A = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]  # the scale's gradient takes it too
         grad_A = torch.zeros_like(A)
         grad_G = torch.zeros_like(G) if ctx.needs_input_grad[1] and not rule.symmetric else None
-        for number, tile in enumerate(tiles(A, G, scale, pairs)):
+        for number, tile in enumerate(tiles(A, G, scale, pairs, ctx.products)):
             if ctx.factored:
                 exponentials = ctx.kept.take(number) or _exponentials(tile.logits(), rule, over=True)
                 dS_rc = _factored_gradient(exponentials, tile, rows, columns)
             else:
                 dS_rc = _gradient(tile, rows, columns, ctx)
-            if wanted_A:
-                grad_A[tile.rows].addmm_(dS_rc, G[tile.columns])
-            if grad_G is not None:
-                grad_G[tile.columns].addmm_(dS_rc.T, A[tile.rows])
+            tile.add_gradient(dS_rc, grad_A if wanted_A else None, grad_G)
         at_positive = A.new_zeros(Q)
         if rows is not None:
             at_positive += rows.at_positive[:Q]
@@ -231,15 +243,10 @@ class _Contrast(Function):
         grad_scale = None
         if ctx.needs_input_grad[2]:
             # Σ ∂L/∂S·cos is Σ A·dA / s; with one side, dA holds each entry of S twice.
-            grad_scale = global_mean(_row_products(A, grad_A).sum() / (2 * scale if rule.symmetric else scale))
-        return grad_A, grad_G, grad_scale, None, None, None
-
-
-def _row_products(first: Tensor, second: Tensor) -> Tensor:
-    """(n, d) twice -> (n,), the rows' scalar products; a thousand rows at a time, as the whole would be as large as
-    all features of a rank once more."""
-    pairs = zip(torch.split(first, 1024), torch.split(second, 1024), strict=True)
-    return torch.cat([(a * b).sum(1) for a, b in pairs])
+            parts = zip(torch.split(A, 1024), torch.split(grad_A, 1024), strict=True)
+            whole = torch.stack([(a * of_a).sum() for a, of_a in parts]).sum()
+            grad_scale = global_mean(whole / (2 * scale if rule.symmetric else scale))
+        return grad_A, grad_G, grad_scale, None, None, None, None
 
 
 def _limits(positive: Tensor, positive_C: Tensor, margin: Tensor, R: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from workers.losses.gather import gather_features, world_size
 from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
 from workers.losses.rule import Prefixes, Rule
+from workers.losses.tiles import product_type
 
 
 def infonce(
@@ -34,8 +35,8 @@ def infonce(
     are neither query nor candidate; or `pairs`, which says more. m and R are the same on all ranks; all ranks call
     it together, forward and backward.
 
-    The mean of the result over the ranks is the loss. Features of less than fp32 are taken as fp32. A global batch
-    without a valid pair has loss 0.
+    The mean of the result over the ranks is the loss. Features of less than fp32 are taken as fp32, but for what
+    `product_type` says. A global batch without a valid pair has loss 0.
     """
     A, T, scale = _wide(resident), _wide(travelling), _wide(logit_scale)
     if pairs is None:
@@ -43,7 +44,8 @@ def infonce(
         negatives = torch.ones(len(A) - len(T), dtype=torch.bool, device=T.device)
         pairs = gather_pairs(valid, negatives_valid=negatives)
     G = gather_features(T, wire, typical_gradient(scale, pairs))
-    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule), A, G, prefixes)[0]
+    products = product_type(travelling.device, resident.dtype, travelling.dtype)
+    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule, products=products), A, G, prefixes)[0]
 
 
 def typical_gradient(scale: Tensor, pairs: Pairs) -> float:

@@ -18,6 +18,7 @@ from workers.losses.gather import start_feature_gather
 from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
 from workers.losses.rule import NTXENT, Prefixes, Rule
+from workers.losses.tiles import product_type
 
 
 def ntxent(
@@ -49,4 +50,5 @@ def ntxent(
         Z = Z + (G[pairs.own] - Z).detach()
     scale = logit_scale.to(Z.dtype)
     rule = replace(rule, to_travelling=1.0, to_resident=0.0, symmetric=True)
-    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule), Z, G, prefixes)[0]
+    products = product_type(features.device, features.dtype)
+    return over_prefixes(lambda A, G, _: contrast(A, G, scale, pairs, rule, products=products), Z, G, prefixes)[0]

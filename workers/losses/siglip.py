@@ -27,7 +27,7 @@ from workers.losses.matryoshka import over_prefixes
 from workers.losses.pairs import Pairs, gather_pairs
 from workers.losses.queries import NEVER, beats, rounding
 from workers.losses.rule import Prefixes
-from workers.losses.tiles import positive_rows, tiles
+from workers.losses.tiles import positive_logits, positive_rows, product_type, tiles
 
 
 def siglip(
@@ -53,7 +53,10 @@ def siglip(
     if pairs is None:
         pairs = gather_pairs(torch.ones(len(T), dtype=torch.bool, device=T.device) if valid is None else valid)
     G = gather_features(T, wire, typical_gradient(scale, pairs))
-    return over_prefixes(lambda A, G, _: sigmoid_contrast(A, G, scale, shift, pairs, margin), A, G, prefixes)[0]
+    products = product_type(travelling.device, resident.dtype, travelling.dtype)
+    return over_prefixes(
+        lambda A, G, _: sigmoid_contrast(A, G, scale, shift, pairs, margin, products=products), A, G, prefixes
+    )[0]
 
 
 def sigmoid_contrast(
@@ -65,14 +68,16 @@ def sigmoid_contrast(
     margin: float | None = None,
     *,
     measure: bool = False,
+    products: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """This rank's part of the loss, times the number of ranks; and its part of the accuracy, as `contrast` has it
     for resident queries.
 
     A: (m, d), G: (C, d) with rows of length 1 (or 0), fp32 or wider; scale, bias: scalars. A negative whose cosine
-    is larger than that of the row's or the column's positive by more than `margin` does not count.
+    is larger than that of the row's or the column's positive by more than `margin` does not count. products: as `tiles`
+    has it.
     """
-    loss, hits = _Sigmoid.apply(A, G, scale, bias, pairs, margin, measure)  # type: ignore[no-untyped-call]
+    loss, hits = _Sigmoid.apply(A, G, scale, bias, pairs, margin, measure, products)  # type: ignore[no-untyped-call]
     return loss, hits
 
 
@@ -87,11 +92,12 @@ class _Sigmoid(Function):
         pairs: Pairs,
         margin: float | None,
         measure: bool,
+        products: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
         weight = pairs.weight_C.to(A.dtype) * (world_size() / (pairs.total_weight or 1.0))
         own = weight[pairs.own]
         positives = positive_rows(G, pairs)
-        positive = scale * (A * positives).sum(1)
+        positive = positive_logits(A, G, scale, pairs, products)
         limits = None
         if margin is not None:
             beyond = scale * (margin + rounding(A))
@@ -101,7 +107,7 @@ class _Sigmoid(Function):
         grad_bias = A.new_zeros(())
         loss = (own * -F.logsigmoid(positive + bias)).sum()
         best = torch.full_like(positive, NEVER)
-        for tile in tiles(A, G, scale, pairs):
+        for tile in tiles(A, G, scale, pairs, products):
             logits = tile.logits()
             if limits is not None:
                 out = (logits > limits[0][tile.rows, None]) | (logits > limits[1][tile.columns])
@@ -114,9 +120,7 @@ class _Sigmoid(Function):
             loss = loss + F.softplus(logits, threshold=40).mul_(both).sum()
             dS_rc = logits.sigmoid_().mul_(both)
             grad_bias += dS_rc.sum()
-            grad_A[tile.rows].addmm_(dS_rc, G[tile.columns])
-            if grad_G is not None:
-                grad_G[tile.columns].addmm_(dS_rc.T, A[tile.rows])
+            tile.add_gradient(dS_rc, grad_A, grad_G)
         at_positive = -own * torch.sigmoid(-positive - bias)
         grad_bias += at_positive.sum()
         grad_A += at_positive[:, None] * positives
@@ -135,4 +139,4 @@ class _Sigmoid(Function):
         grad_A, grad_G, grad_scale, grad_bias = ctx.saved_tensors
         scalars = global_mean(torch.stack([grad_scale, grad_bias]) * grads[0])
         grad_G = None if grad_G is None else grad_G * grads[0]
-        return grad_A * grads[0], grad_G, scalars[0], scalars[1], None, None, None
+        return grad_A * grads[0], grad_G, scalars[0], scalars[1], None, None, None, None

@@ -29,6 +29,8 @@ class Tile:
 
     rows: slice
     columns: slice
+    _rows: Tensor
+    """(r, d)."""
     _scaled: Tensor
     """(r, d): the rows, times the scale."""
     _columns: Tensor
@@ -40,17 +42,30 @@ class Tile:
     def logits(self) -> Tensor:
         """(r, c): S, NEVER where an entry is no negative of anybody. Computed anew, into memory that the next tile
         takes too: the caller may write over it."""
-        torch.mm(self._scaled, self._columns.T, out=self._memory)
+        if self._columns.dtype == self._memory.dtype:
+            torch.mm(self._scaled, self._columns.T, out=self._memory)
+        else:
+            torch.mm(self._scaled, self._columns.T, out_dtype=self._memory.dtype, out=self._memory)
         _take_out(self._memory, self.rows, self.columns, self._pairs)
         return self._memory
 
+    def add_gradient(self, dS_rc: Tensor, grad_A: Tensor | None, grad_G: Tensor | None) -> None:
+        """Adds what ∂L/∂S of this tile, (r, c), is to the features, but for the scale: to the tile's rows of `grad_A`
+        (R, d) and `grad_G` (C, d), where they are wanted."""
+        dS_rc = dS_rc.to(self._columns.dtype)
+        if grad_A is not None:
+            _add_product(grad_A[self.rows], dS_rc, self._columns)
+        if grad_G is not None:
+            _add_product(grad_G[self.columns], dS_rc.T, self._rows)
 
-def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
+
+def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, products: torch.dtype | None = None) -> Iterator[Tile]:
     """The tiles of S = scale·A·Gᵀ, in order; the same ones each time. A: (R, d), G: (C, d).
 
     About square, so that each is little to read for its arithmetic; of even sides, as the two views of a sample stay
-    together.
+    together. products: the type that features are multiplied in, on a GPU; sums are A's type all the same.
     """
+    low_A, low_G = (A, G) if products is None else (A.to(products), G.to(products))
     R, C = len(A), len(G)
     entries = tile_bytes(A.device) // A.element_size()
     height = max(2, min(R, 2 * math.isqrt(entries // 4)))
@@ -59,16 +74,44 @@ def tiles(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
     memory = A.new_empty(height * width)
     for top in range(0, R, height - height % 2):
         rows = slice(top, min(top + height - height % 2, R))
-        scaled = A[rows] * scale
+        scaled = (A[rows] * scale).to(low_A.dtype)
         for left in range(0, C, width - width % 2):
             columns = slice(left, min(left + width - width % 2, C))
             shape = (rows.stop - rows.start, columns.stop - columns.start)
-            yield Tile(rows, columns, scaled, G[columns], pairs, memory[: math.prod(shape)].view(shape))
+            tile = memory[: math.prod(shape)].view(shape)
+            yield Tile(rows, columns, low_A[rows], scaled, low_G[columns], pairs, tile)
 
 
 def tile_bytes(device: torch.device) -> int:
     """Memory of a tile."""
     return CUDA_TILE_BYTES if device.type == "cuda" else TILE_BYTES
+
+
+def product_type(device: torch.device, *given: torch.dtype | None) -> torch.dtype | None:
+    """What features are multiplied in that towers or the wire leave as `given`: bf16 stays bf16 on a GPU, whose tensor
+    cores are ten times as fast with it and sum in fp32. None: in fp32 or wider. fp16 is not kept, for gradients in a
+    large batch are below its smallest number."""
+    return torch.bfloat16 if device.type == "cuda" and set(given) == {torch.bfloat16} else None
+
+
+def positive_logits(A: Tensor, G: Tensor, scale: Tensor, pairs: Pairs, products: torch.dtype | None = None) -> Tensor:
+    """(Q,): the entries of S = scale·A·Gᵀ that are positives, rounded as those of the tiles. A thousand rows at a time,
+    as their products are as large as all features of a rank once more."""
+    logits = []
+    for a, g in zip(torch.split(A[: pairs.queries], 1024), torch.split(positive_rows(G, pairs), 1024), strict=True):
+        a = a * scale
+        if products is not None:
+            a, g = a.to(products).to(A.dtype), g.to(products).to(A.dtype)
+        logits.append((a * g).sum(1))
+    return torch.cat(logits)
+
+
+def _add_product(to: Tensor, first: Tensor, second: Tensor) -> None:
+    """to += first·second, in place."""
+    if first.dtype == to.dtype:
+        to.addmm_(first, second)
+    else:
+        torch.addmm(to, first, second, out_dtype=to.dtype, out=to)
 
 
 def partners(rows: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from jobspecs.errors import AlreadyExistsError, DataError
 from workers.data.negatives import Negatives, content_hash, from_parquet, to_parquet
 from workers.mining.mine import Mined
 from workers.mining.pairs import Pairs
-from workers.storage import ObjectInfo, Storage
+from workers.storage import ObjectInfo, Storage, join
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def record_of(out: str) -> str:
 def read_record(storage: Storage, out: str) -> Record:
     """What was mined for the file at the URI `out`. Raises StorageError."""
     return Record(**json.loads(storage.read(record_of(out))))
+
+
+def read_found(storage: Storage, uri: str) -> Found:
+    """What was mined for the version in the folder at `uri`, by its manifest. Raises StorageError."""
+    manifest = json.loads(storage.read(join(uri, "manifest.json")))
+    return Found(**{field.name: manifest[field.name] for field in fields(Found)})
 
 
 def total(records: Sequence[Found]) -> Found:

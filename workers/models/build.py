@@ -184,15 +184,15 @@ class _Recipe:
         assert self.tokenizer is not None
         return TextTower(network, self.tokenizer)
 
-    def choose_pooling(self, tower: Tower, output: Any) -> None:
-        """Sets how the tower pools."""
+    def choose_pooling(self, tower: Tower, output: Any, shapes: ShapesOnly) -> None:
+        """Sets how the tower pools, given what its network gives, and what was seen while it did."""
         asked = self.architecture.section.pooling
         if isinstance(tower, ImageTower):
             assert isinstance(self.column, Image)
             image_tower.choose_pooling(tower, asked, output, self.architecture, self.column)
         else:
             assert isinstance(tower, TextTower)
-            text_tower.choose_pooling(tower, asked, output, self.architecture)
+            text_tower.choose_pooling(tower, asked, output, self.architecture, mixes_places=bool(shapes.mixed))
 
     def sample(self) -> Inputs:
         """Two rows of input on the meta device."""
@@ -269,7 +269,7 @@ def _sketch(recipe: _Recipe) -> _Sketch:
             f"{architecture.place}: {architecture.name} ({type(network).__name__}) draws at random "
             f"({shapes.drawn[0]}), so that features would depend on the number of ranks. Choose another architecture"
         )
-    recipe.choose_pooling(sketch, output)
+    recipe.choose_pooling(sketch, output, shapes)
     with ShapesOnly():
         pooled = sketch.pooled(recipe.sample())
     return _Sketch(network, own, sketch, pooled)

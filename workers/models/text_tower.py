@@ -27,11 +27,12 @@ class TextTower(Tower):
         self.end, self.padding = tokenizer.end, tokenizer.padding
         self.pooling = "own"
         self.reads_padding = False
+        self.mixes_places = False
 
     def pool_as(self, other: Tower) -> None:
         """Pools as another tower of this kind."""
         assert isinstance(other, TextTower)
-        self.pooling, self.reads_padding = other.pooling, other.reads_padding
+        self.pooling, self.reads_padding, self.mixes_places = other.pooling, other.reads_padding, other.mixes_places
 
     def output(self, inputs: Inputs) -> Any:
         """What transformers' network gives."""
@@ -45,10 +46,11 @@ class TextTower(Tower):
         return pool_text(self.output(inputs), self.pooling, self._last(inputs["tokens"]))
 
     def shortened(self, inputs: Inputs) -> Inputs:
-        """Without the places behind the longest text, unless padding is text to the network: a context of 512 tokens
-        costs twenty times as much as texts of 25 do."""
+        """Without the places behind the longest text: a context of 512 tokens costs twenty times as much as texts of 25
+        do. Not where padding is text to the network, nor where it reaches the text past the mask, as by ConvBERT's
+        convolutions: then an embedding would depend on the longest text beside it."""
         tokens = inputs["tokens"]
-        if self.reads_padding or not len(tokens):
+        if self.reads_padding or self.mixes_places or not len(tokens):
             return inputs
         return {"tokens": tokens[:, : int(self._last(tokens).max()) + 1]}
 
@@ -104,8 +106,11 @@ def _reserved_positions(network: nn.Module) -> int:
     return max(reserved, default=0)
 
 
-def choose_pooling(tower: TextTower, asked: str, output: Any, architecture: Architecture) -> None:
-    """Chooses the pooling, given what the network gives. Raises UsageError where it can't pool as asked."""
+def choose_pooling(
+    tower: TextTower, asked: str, output: Any, architecture: Architecture, *, mixes_places: bool
+) -> None:
+    """Chooses the pooling, given what the network gives, and whether places meet in it otherwise than by attention.
+    Raises UsageError where it can't pool as asked."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
@@ -127,6 +132,7 @@ def choose_pooling(tower: TextTower, asked: str, output: Any, architecture: Arch
         raise UsageError(f"{architecture.place}.pooling: {architecture.name} does not pool. Choose cls, mean or last")
     tower.pooling = asked
     tower.reads_padding = pads and asked == "own"
+    tower.mixes_places = mixes_places
 
 
 _POOLINGS = ("cls", "mean", "last")

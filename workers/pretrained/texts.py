@@ -12,7 +12,7 @@ from typing import Any
 
 from jobspecs.columns import PretrainedTokenizer, Text
 from jobspecs.errors import UsageError
-from workers.data.make_tokenizer import load_pretrained, ours
+from workers.data.make_tokenizer import load_transformers_tokenizer, tandem_tokenizer
 from workers.data.tokenize import Tokenizer
 from workers.models.architecture import Architecture
 from workers.models.model_files import ModelFiles
@@ -39,8 +39,8 @@ def prepared_texts(files: ModelFiles, architecture: Architecture, side: str, sec
     for; OSError, ValueError: files that can't be read."""
     subfolder = "" if architecture.modules is None else architecture.modules.network
     settings = _settings(files, f"{subfolder}/sentence_bert_config.json".lstrip("/"))
-    loaded = load_pretrained(files.name, files.revision, subfolder)
-    tokenizer = ours(loaded, files.name)
+    loaded = load_transformers_tokenizer(files.name, files.revision, subfolder)
+    tokenizer = tandem_tokenizer(loaded, files.name)
     limits = (settings.get(f"{side}_length") or settings.get("max_seq_length"), loaded.model_max_length)
     known = [limit for limit in (*limits, positions_of(architecture)) if limit is not None and limit < _UNBOUNDED]
     length = min(known, default=section.context_length)

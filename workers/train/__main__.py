@@ -16,23 +16,26 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from jobspecs.job import JobSpec
-from jobspecs.load import loads
 from jobspecs.storage import S3
 from workers.run import RunDirectory, RunPlan, committed_steps
+from workers.run_inputs import load_spec
 from workers.storage import Storage, absolute
 from workers.train.fence import attempts, claim_attempt, newest_driver
-from workers.train.loop import TrainTask, train
+from workers.train.loop import train
+from workers.train.task import TrainTask
 
 
 def main(run: str) -> None:
     """Trains the run at `run` on this rank of a torchrun group."""
     storage = Storage(S3())
     directory = RunDirectory(absolute(run))
-    spec: JobSpec = loads(storage.read(directory.spec).decode(), directory.spec)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(spec.cluster.backend, timeout=timedelta(seconds=spec.cluster.collective_timeout_seconds))
+    spec = load_spec(storage, directory)
+    device = None
+    if spec.cluster.gpus_per_worker:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    timeout = timedelta(seconds=spec.cluster.collective_timeout_seconds)
+    dist.init_process_group(spec.cluster.backend, timeout=timeout, device_id=device)
     commits = committed_steps(storage, directory)
     attempt = [0]
     if dist.get_rank() == 0:

@@ -22,10 +22,11 @@ class DeepSpeedConfigurationError(UsageError):
     """DeepSpeed does not accept what `deepspeed:` says."""
 
 
-def import_deepspeed() -> Any:
-    """The module. It takes seconds to import, and warns of its own use of torch."""
+def import_deepspeed(device: torch.device) -> Any:
+    """The module, for training on `device`. It takes seconds to import, and warns of its own use of torch."""
+    # Left to itself it takes a GPU that is there, also for a job that asks for none.
+    os.environ["DS_ACCELERATOR"] = device.type
     # DeepSpeed announces itself at length on every rank; what it warns of still comes through.
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -36,6 +37,9 @@ def import_deepspeed() -> Any:
     # behind and every later job waits for without end. Training never calls it: no compiled op counts as available.
     deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if deepspeed.get_accelerator().device_name() != device.type:  # this process has imported it for another one
+        deepspeed.accelerator.real_accelerator.ds_accelerator = None
+        deepspeed.get_accelerator()
     return deepspeed
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from jobspecs.training import Training
@@ -49,7 +50,7 @@ class Engine:
         Raises DeepSpeedConfigurationError.
         """
         section = section or {}
-        deepspeed = import_deepspeed()
+        deepspeed = import_deepspeed(device)
         model = model.to(device)
         self.shapes = {name: tensor.shape for name, tensor in whole_names(model)}
         """Of all parameters and persistent buffers, by name: at stage 3 the module's own are empty."""
@@ -120,7 +121,7 @@ class Engine:
                     # DeepSpeed reduces in a `finally`: what there is then, and the other ranks might not join in.
                     self._engine.zero_grad()
                     raise
-            if self._stage == 0:
+            if self._stage == 0 and dist.get_world_size() > 1:  # alone, it would copy all gradients there and back
                 self._engine.allreduce_gradients()
         except BaseException:
             self.discard()

@@ -1,7 +1,7 @@
 """The training loop of one rank: loader -> encode -> gather -> loss -> step -> record -> checkpoint.
 
 Called on every rank of an initialised process group, by Ray Train's workers and by torchrun alike
-(`python -m workers.train`). What it needs to go on from anywhere is in `TrainTask`.
+(`python -m workers.train`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from jobspecs.errors import DataError
-from jobspecs.job import JobSpec
 from workers.data.loader import Loader, RankBatch
 from workers.data.order import rows_per_rank
 from workers.data.rows import BadSample
@@ -26,7 +25,7 @@ from workers.losses.gather import all_reduce_sum, traffic
 from workers.mining.versions import era_of
 from workers.models.build import build
 from workers.objectives import contrast_of
-from workers.run import RunDirectory, RunPlan
+from workers.run import RunPlan
 from workers.run_inputs import load_indexes, load_negatives, load_tokenizers
 from workers.storage import Storage
 from workers.train import checkpoint
@@ -42,30 +41,7 @@ from workers.train.saver import Saver
 from workers.train.schedule import learning_rate
 from workers.train.step import ContrastiveStep
 from workers.train.stop import StopWatch
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """One attempt's work, the same on all ranks."""
-
-    spec: JobSpec
-    plan: RunPlan
-    run: RunDirectory
-    attempt: int
-    """From 1."""
-    resume_from: str | None
-    """URI of the checkpoint to go on from; None starts from the first weights."""
-    driver: int = 0
-    """Number of the driver that began it: it may not commit once the run has a newer one. 0: it has none."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt that did not fail ended."""
-
-    step: int
-    """Optimizer steps done; they are committed."""
-
+from workers.train.task import Outcome, TrainTask
 
 Heard = Callable[[StepMetrics, list[BadSample]], None]
 """Is told each step of this rank, and what it masked; it must be quick, and raise nothing."""
@@ -80,6 +56,7 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
     """
     spec, plan, run = task.spec, task.plan, task.run
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    training = spec.training.on_ranks(world_size)
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     pulse.phase("start", step=0)
     storage = Storage(spec.storage.s3)
@@ -99,6 +76,7 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
         first_step=start,
         last_step=era.end,
         negatives=negatives,
+        ahead=page_locked if device.type == "cuda" else None,
     )
     watch = StopWatch(storage, run.stop)
     recorder = Recorder(storage, run, task.attempt, rank)
@@ -114,20 +92,20 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
             spec.objective,
             spec.seed,
             tokenizers,
-            gradient_checkpointing=spec.training.gradient_checkpointing,
-            compile=spec.training.compile,
+            gradient_checkpointing=training.gradient_checkpointing,
+            compile=training.compile,
         )
         contrast = contrast_of(spec.objective, spec.data, model.trained)
         rows = rows_per_rank(world_size, plan.layout)
         micro_batch = MicroBatch(
-            spec.training.micro_batch,
+            training.micro_batch,
             rows,
             device,
             divisible=not model.has_batch_norm,
-            alone=spec.training.zero_stage < 3,
+            alone=training.zero_stage < 3,
         )
         pulse.phase("load", "engine")
-        engine = Engine(model, spec.training, rows, device, spec.deepspeed)
+        engine = Engine(model, training, rows, device, spec.deepspeed)
         pulse.phase("load", "checkpoint")
         masked = 0 if task.resume_from is None else checkpoint.load(storage, task.resume_from, engine).masked_samples
         max_age_seconds = 60 * spec.checkpoint.max_age_minutes
@@ -137,7 +115,7 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
         saves = SaveSchedule(spec.checkpoint, start, time.monotonic())
         width = spec.model.embedding_dim
         update = ContrastiveStep(engine, contrast, micro_batch, width=width, seed=spec.seed, device=device)
-        health_watch = Watch(spec.objective.logit_scale.init, spec.training.schedule.warmup_steps)
+        health_watch = Watch(spec.objective.logit_scale.init, training.schedule.warmup_steps)
         step, read_bytes = start, 0
         for wait_seconds, batch in _timed(loader, start):
             began = time.monotonic()
@@ -153,8 +131,8 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
             if seen.command is Command.FAIL:
                 saver.wait()
             masked += seen.masked
-            rate = learning_rate(step, plan.total_steps, spec.training)
-            checked = (step + 1) % spec.training.health_every == 0
+            rate = learning_rate(step, plan.total_steps, training)
+            checked = (step + 1) % training.health_every == 0
             scaling = engine.loss_scale  # before the step: one that overflowed at the smallest scale has no excuse
             done = update(batch.rows, seen, step, rate, measure=checked)
             received = traffic.take().received_bytes  # without those of health
@@ -214,6 +192,12 @@ def train(task: TrainTask, heard: Heard | None = None) -> Outcome:
                 saver.wait()
                 break
     return Outcome(step)
+
+
+def page_locked(nbytes: int) -> memoryview:
+    """Zeros that a GPU copies at the full speed of its bus, while it computes."""
+    content: Any = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=True).numpy()
+    return memoryview(content)
 
 
 def _timed(loader: Loader, start: int) -> Iterator[tuple[float, RankBatch]]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from jobspecs.training import Training
-from workers.losses.contrast import KEPT, KEPT_TILES
-from workers.losses.tiles import tile_bytes
+from workers.losses.memory import loss_bytes
 from workers.models.activations import Activations
 from workers.objectives import Contrast
 from workers.train.deepspeed_config import MAX_BUCKET
@@ -20,8 +19,6 @@ from workers.train.deepspeed_config import MAX_BUCKET
 _FP32 = 4
 _LIVE = 1_000_000_000
 """Parameters that stage 3 holds whole at a time at most: DeepSpeed's own default."""
-_TILES = 3
-"""Tiles of the loss that live at a time beside those that are kept, about."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,7 @@ class DeviceMemory:
     gradients: int
     """Of all trained parameters, fp32."""
     reduction: int
-    """The bucket that is reduced, under ZeRO this rank's share of the result, and what an update on a CPU computes with
-    (a GPU's is one kernel)."""
+    """The bucket that is reduced, and then, under ZeRO, this rank's share of the result; stage 3 holds both at once."""
     activations: int
     """What forward passes keep at a time; with `micro_batch: auto` those of the whole share, which it begins with."""
     loss: int
@@ -64,19 +60,17 @@ def device_memory(
     stage, share = training.zero_stage, -(-trained // ranks)
     at_a_time = rows if not isinstance(training.micro_batch, int) else min(rows, training.micro_batch)
     kept = [activations[side].of(at_a_time * contrast.inputs[side]) for side in contrast.trained]
-    bucket = min(trained, MAX_BUCKET)
+    bucket = min(trained, MAX_BUCKET) if stage or ranks > 1 else 0
     copies = 2 if stage == 0 else 3
     resident, travelling = (contrast.inputs[side] * rows for side in (contrast.resident, contrast.travelling))
-    features = resident + ranks * travelling
-    whole = min(parameters, _LIVE) * (2 if device.type == "cpu" else 1)  # gloo gathers into memory of its own
-    losses = 1 + (0 if contrast.prefixes is None else len(contrast.prefixes.dims))
-    held = parameters if stage < 3 else whole + -(-parameters // ranks)
+    held = parameters if stage < 3 else min(parameters, _LIVE) + -(-parameters // ranks)
     return DeviceMemory(
         parameters=_FP32 * held,
         optimizer=_FP32 * (trained if stage == 0 else share) * (copies + (training.ema is not None)),
         gradients=_FP32 * trained,
-        reduction=_FP32 * (bucket if stage == 0 else bucket + share + (2 * share if device.type == "cpu" else 0)),
+        reduction=_FP32 * (bucket if stage == 0 else bucket + share if stage == 3 else max(bucket, share)),
         activations=int(sum(kept) if at_a_time == rows else max(kept)),
-        loss=int(_FP32 * width * (3 * features + KEPT * losses * ranks * travelling))
-        + (_TILES + KEPT_TILES * losses) * tile_bytes(device),
+        loss=loss_bytes(
+            resident, ranks * travelling, width, contrast.rule, contrast.prefixes, device, sigmoid=contrast.sigmoid
+        ),
     )

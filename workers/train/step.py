@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from workers.data.rows import Rows
-from workers.losses.contrast import KEPT_TILES
 from workers.losses.contrast import contrast as info_nce
 from workers.losses.gather import global_mean, start_feature_gather, start_gradient_scatter, world_size
 from workers.losses.infonce import typical_gradient
 from workers.losses.logit_scale import SCALARS
 from workers.losses.matryoshka import over_prefixes
+from workers.losses.memory import loss_bytes
 from workers.losses.pairs import Pairs
 from workers.losses.siglip import sigmoid_contrast
-from workers.losses.tiles import tile_bytes
+from workers.losses.tiles import product_type
 from workers.objectives import Contrast
 from workers.train.batch import GlobalBatch
 from workers.train.engine import Engine
@@ -193,12 +193,16 @@ class ContrastiveStep:
     def _reserve(self, sides: dict[str, Side]) -> Tensor:
         """As much memory as the loss takes, so that it does not run out where no rank could tell the others."""
         contrast = self._contrast
-        rows = sides[contrast.resident].keys.size + world_size() * sides[contrast.travelling].keys.size
-        losses = 1 + (0 if contrast.prefixes is None else len(contrast.prefixes.dims))
-        tiles = 6 + KEPT_TILES * losses
-        return torch.empty(
-            4 * rows * self._width * 4 + tiles * tile_bytes(self._device), dtype=torch.uint8, device=self._device
+        nbytes = loss_bytes(
+            sides[contrast.resident].keys.size,
+            world_size() * sides[contrast.travelling].keys.size,
+            self._width,
+            contrast.rule,
+            contrast.prefixes,
+            self._device,
+            sigmoid=contrast.sigmoid,
         )
+        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
     def _encode(self, inputs: Inputs, *, keep: bool) -> _Encoded:
         """Encodes a micro-batch, the same way each time; `keep`s its graph."""
@@ -239,11 +243,13 @@ def _loss(
     contrast: Contrast, A: Tensor, G: Tensor, scale: Tensor, bias: Tensor | None, pairs: Pairs, *, measure: bool
 ) -> tuple[Tensor, Tensor]:
     """This rank's part of the loss, and of the accuracy; see `losses.contrast`. A: (R, d), G: (C, d)."""
+    products = product_type(A.device, WIRE[contrast.wire])
 
     def between(A: Tensor, G: Tensor, measure: bool) -> tuple[Tensor, Tensor]:
         if contrast.sigmoid:
             assert bias is not None
-            return sigmoid_contrast(A, G, scale, bias, pairs, contrast.rule.margin, measure=measure)
-        return info_nce(A, G, scale, pairs, contrast.rule, measure=measure)
+            margin = contrast.rule.margin
+            return sigmoid_contrast(A, G, scale, bias, pairs, margin, measure=measure, products=products)
+        return info_nce(A, G, scale, pairs, contrast.rule, measure=measure, products=products)
 
     return over_prefixes(between, A, G, contrast.prefixes, measure=measure)

@@ -5,7 +5,7 @@ real processes: what is the same for any number of ranks and processes, any firs
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,7 @@ def loader(
     last_step: int = STEPS,
     s3: S3 | None = None,
     cache: Cache | None = None,
+    ahead: Callable[[int], memoryview] | None = None,
 ) -> Loader:
     return Loader(
         indexes,
@@ -84,6 +85,7 @@ def loader(
         world_size=world_size,
         first_step=first_step,
         last_step=last_step,
+        ahead=ahead,
     )
 
 

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,6 +138,45 @@ def test_a_batch_stays_as_it_is_while_the_next_ones_are_made(
     # The memory that it was copied from is gone by now.
     assert_equal([batch for batch, _ in kept], [then for _, then in kept])
     assert_equal([batch for batch, _ in kept], expected)
+
+
+def test_ahead_there_are_two_batches_that_take_turns(mixture: tuple[Index, ...], expected: list[RankBatch]) -> None:
+    pieces: list[bytearray] = []
+
+    def memory(nbytes: int) -> memoryview:
+        pieces.append(bytearray(nbytes))
+        return memoryview(pieces[-1])
+
+    with loader(mixture, processes=2, ahead=memory) as batches:
+        found = [(copy.deepcopy(batch), batch.rows.ids.__array_interface__["data"][0]) for batch in batches]
+    assert_equal([batch for batch, _ in found], expected)
+    places = [place for _, place in found]
+    assert (len(pieces), len(set(places))) == (2, 2)
+    assert places == [places[number % 2] for number in range(STEPS)]
+
+
+def test_ahead_errors_come_through(mixture: tuple[Index, ...]) -> None:
+    with loader(mixture, last_step=ENDLESS, ahead=_memory) as batches:
+        iterator = iter(batches)
+        next(iterator)
+        os.kill(pids(batches)[0], signal.SIGKILL)
+        with pytest.raises(LoaderDiedError, match=r"killed by signal 9"):
+            for _ in iterator:
+                pass
+
+
+def test_leaving_early_ends_the_thread_that_is_ahead(mixture: tuple[Index, ...]) -> None:
+    with loader(mixture, last_step=ENDLESS, ahead=_memory) as batches:
+        for _ in batches:
+            break
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "loader-ahead"] or [None]
+    if thread is not None:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def _memory(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))
 
 
 class Rank:

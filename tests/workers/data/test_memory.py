@@ -52,12 +52,14 @@ def test_by_hand() -> None:
     memory = loader_memory(data_of(processes=2, prefetch=2, read_ahead=3), (REMOTE,), {}, LAYOUT, workers=3)
     # A row: id 8, valid 1, image 192 and its key 8, text 64; 16 rows in a slot, each array from a multiple of 64.
     slot = 128 + 64 + 16 * 192 + 128 + 16 * 64
+    batch = 192 + 64 + 24 * 192 + 192 + 24 * 64
     # 2 shards: size, stored, samples; URIs, ETags, offsets, kept, beside with their ends; two rings.
     index = 2 * 3 * 8 + (2 * 12 + 2 * 1 + 2 * 4 + 0) + 5 * 2 * 8 + 2 * 2 * 2 * 8
     assert memory == LoaderMemory(
         windows=int(3 * 100 * 100 * MIB / 1000),
+        negatives=0,
         read_ahead=3 * (3 + 1) * 8 * MIB,
-        queues=2 * 3 * slot,
+        queues=2 * 3 * slot + 2 * batch,
         processes=2 * (PROCESS_BYTES + index),
     )
     assert memory.total == memory.windows + memory.read_ahead + memory.queues + memory.processes
@@ -96,6 +98,14 @@ def test_samples_are_as_large_as_those_of_the_shard_with_the_largest() -> None:
     other = index_of(("file:///3.tar", 1_000_000, 1000))
     layout = replace(LAYOUT, slots=(32, 32))
     assert loader_memory(data_of(), (index, other), {}, layout, workers=8).windows == 100 * 3000
+
+
+def test_mined_negatives_are_held_with_the_windows_and_by_shard() -> None:
+    """2 lanes a rank: 100 samples each in their windows, and those of the largest shard, which each of them reads."""
+    plain, mines = (loader_memory(data_of(), (LOCAL,), {}, LAYOUT, 4, mined) for mined in (0, 5))
+    assert mines.negatives == (2 * 100 + 2 * 3000) * 5 * 3000
+    assert mines == replace(plain, negatives=mines.negatives)
+    assert mines.total == plain.total + mines.negatives
 
 
 layouts = st.builds(

@@ -244,11 +244,12 @@ def on_rank(case: Case, variant: Variant, inputs: list[Tensor], pairs: Pairs) ->
     """What this rank computes: the loss, the gradients of the parameters and of its own real rows' features."""
     N, m, K, views = len(case.shares), case.m, case.K, case.views
     count = case.shares[dist.get_rank() if dist.is_initialized() else 0]
-    model = Towers(case)
+    model = Towers(case).to(inputs[0].device)
     with pytest.MonkeyPatch.context() as patch:
         if variant.tile_columns is not None:
             resident = m * (views + K)
-            patch.setattr(workers.losses.tiles, "TILE_BYTES", variant.tile_columns * resident * 8)
+            for name in ("TILE_BYTES", "CUDA_TILE_BYTES"):
+                patch.setattr(workers.losses.tiles, name, variant.tile_columns * resident * 8)
         if variant.plain_logit is not None:
             patch.setattr(workers.losses.contrast, "PLAIN_LOGIT", variant.plain_logit)
         features = model.encode(case, *inputs)

@@ -6,6 +6,7 @@ Letters: R resident rows, C travelling rows, c columns of a tile, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import workers.losses.contrast
 import workers.losses.tiles
 from workers.losses.infonce import infonce
+from workers.losses.memory import loss_bytes
 from workers.losses.ntxent import ntxent
 from workers.losses.pairs import gather_pairs
-from workers.losses.rule import Rule
+from workers.losses.rule import NTXENT, Prefixes, Rule
 from workers.losses.siglip import siglip
 
 FP64 = 8
@@ -128,6 +130,41 @@ def test_memory_is_linear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (512, 1024, 2048):
         # Two to three times the features: gradients, and the features times the scale. The matrix of 2,048 has 32 MiB.
         assert watched(LOSSES[name](n, d)).peak < 3.5 * rows * n * d * FP64 + 10 * tile_bytes
+
+
+def _plain(name: str, n: int, d: int, rule: Rule, prefixes: Prefixes | None) -> Callable[[], Tensor]:
+    """A loss of features in fp32, as a step takes it."""
+    A, T = F.normalize(torch.randn(2, n, d), dim=-1)
+    A, T, Z = (features.clone().requires_grad_() for features in (A, T, torch.stack([A, T], 1)[: n // 2]))
+    scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
+    if name == "siglip":
+        return lambda: siglip(A, T, scale, bias, margin=rule.margin, prefixes=prefixes)
+    if name == "ntxent":
+        return lambda: ntxent(Z, scale, rule=rule, prefixes=prefixes)
+    return lambda: infonce(A, T, scale, rule=rule, prefixes=prefixes)
+
+
+@pytest.mark.parametrize("prefixes", [None, Prefixes((64, 32, 16), (1.0, 1.0, 1.0))])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("infonce", Rule()),
+        ("infonce", Rule(label_smoothing=0.1)),
+        ("infonce", Rule(margin=0.1)),
+        ("infonce", Rule(**ALL)),
+        ("ntxent", replace(NTXENT, hardness=0.5)),
+        ("siglip", Rule(margin=0.1)),
+    ],
+)
+@pytest.mark.parametrize(("n", "d"), [(512, 64), (768, 192)])
+def test_what_it_is_said_to_take_bounds_it(
+    name: str, rule: Rule, prefixes: Prefixes | None, n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where tiles take most of it, and where features do."""
+    set_tile(monkeypatch, 2**17)
+    said = loss_bytes(n, n, d, rule, prefixes, torch.device("cpu"), sigmoid=name == "siglip")
+    taken = watched(_plain(name, n, d, rule, prefixes)).peak
+    assert taken <= said <= 2.5 * taken
 
 
 FACTORED = [name for name in LOSSES if "option" not in name and "siglip" not in name]

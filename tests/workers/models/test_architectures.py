@@ -44,6 +44,8 @@ TEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "roberta": (VIT, "mean"),
     "mpnet": (VIT, "mean"),
     "deberta-v2": (VIT, "mean"),
+    "convbert": (VIT | {"embedding_size": 16}, "mean"),
+    "squeezebert": (VIT | {"embedding_size": 16}, "mean"),
     "distilbert": ({"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}, "mean"),
     "qwen2": (VIT | {"num_key_value_heads": 1}, "last"),
     "llama": (VIT | {"num_key_value_heads": 1}, "last"),
@@ -112,8 +114,9 @@ def test_dropout_depends_on_keys_and_checkpointing_changes_nothing(name: str) ->
         torch.testing.assert_close(checkpointed[parameter], gradient)
 
 
-@pytest.mark.parametrize("name", ["bert", "siglip"])
-def test_padding_behind_the_longest_text_is_not_encoded_unless_it_is_text(name: str) -> None:
+@pytest.mark.parametrize(("name", "places"), [("bert", 13), ("squeezebert", 13), ("siglip", 40), ("convbert", 40)])
+def test_padding_behind_the_longest_text_is_not_encoded_unless_it_counts(name: str, places: int) -> None:
+    """As text, or past the mask: ConvBERT's convolutions take in what stands beside a text, SqueezeBERT's do not."""
     model = model_of("text", section(name), context=40).eval()
     tokens = torch.from_numpy(np.stack([BYTES.encode(text, 40) for text in ("a", "photo of it", "")]))
     seen = []
@@ -122,7 +125,7 @@ def test_padding_behind_the_longest_text_is_not_encoded_unless_it_is_text(name: 
     )
     found = model.embed("text", {"tokens": tokens})
     torch.testing.assert_close(found, model("text", {"tokens": tokens}))
-    assert seen == [13 if name == "bert" else 40, 40]
+    assert seen == [places, 40]
 
 
 def test_a_frozen_tower_is_left_alone() -> None:

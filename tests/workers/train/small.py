@@ -32,6 +32,7 @@ from workers.train.micro_batch import MicroBatch
 from workers.train.optimizer import parameter_groups
 from workers.train.step import ContrastiveStep, Stepped
 
+CPU = torch.device("cpu")
 BATCH, LANES, SIDE, WORDS, LENGTH, NEGATIVES = 12, 4, 3, 9, 4, 2
 LAYOUT = Layout(seed=0, global_batch=BATCH, lanes=LANES, window=4, slots=(BATCH,))
 RATE = 1e-2
@@ -99,10 +100,10 @@ class Small(nn.Module):
             features = self.text(inputs["tokens"].long())
         if self.job.dropout:
             assert keys is not None
-            kept = (keys[:, None] >> torch.arange(5) * 3) % 4 > 0
+            kept = (keys[:, None] >> torch.arange(5, device=keys.device) * 3) % 4 > 0
             features = features * kept / 0.75
         if side == "query":
-            features = features * torch.linspace(0.5, 1.5, 5)
+            features = features * torch.linspace(0.5, 1.5, 5, device=features.device)
         return F.normalize(features.to(self.bias.dtype), dim=-1)
 
 
@@ -167,9 +168,15 @@ class Trace:
     """For the loss, in one more step without a measurement."""
 
 
-def on_ranks(job: Job, contrast: Contrast, spec: Training, steps: int, micro_batch: MicroBatch | None = None) -> Trace:
+def on_ranks(
+    job: Job,
+    contrast: Contrast,
+    spec: Training,
+    steps: int,
+    micro_batch: MicroBatch | None = None,
+    device: torch.device = CPU,
+) -> Trace:
     """Trains on this rank of a group."""
-    device = torch.device("cpu")
     rows = rows_per_rank(dist.get_world_size(), LAYOUT)
     engine = Engine(Small(job), spec, rows, device)
     step_ = ContrastiveStep(

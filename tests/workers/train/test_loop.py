@@ -29,7 +29,8 @@ from workers.run import committed_steps, read_parts
 from workers.storage import Storage
 from workers.train.checkpoint import read_manifest, verify
 from workers.train.fence import attempts, claim_attempt
-from workers.train.loop import Outcome, TrainTask, train
+from workers.train.loop import train
+from workers.train.task import Outcome, TrainTask
 
 STEPS, COMMITTED = 7, 3
 

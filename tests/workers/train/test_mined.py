@@ -13,7 +13,8 @@ from tests.ranks import run_ranks
 from tests.workers.mining_job import write_pairs, write_run, write_table
 from workers.run import read_parts
 from workers.storage import Storage
-from workers.train.loop import Outcome, TrainTask, train
+from workers.train.loop import train
+from workers.train.task import Outcome, TrainTask
 
 
 def _train_from(task: TrainTask, starts: list[int]) -> list[Outcome | str]:

@@ -10,8 +10,9 @@ import pytest
 
 from tests.ranks import run_ranks
 from tests.workers.tiny_job import scans, write_run, write_shards
-from workers.train.loop import TrainTask, train
+from workers.train.loop import train
 from workers.train.pulse import Moment, Pulse, pulse
+from workers.train.task import TrainTask
 
 
 def test_a_step_its_phases_and_their_details() -> None:

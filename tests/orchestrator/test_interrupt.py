@@ -1,9 +1,10 @@
-"""What the commands share: signals."""
+"""The request to stop a job, and the signals that make it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -45,3 +46,29 @@ def test_a_sighup_that_is_ignored_stays_so() -> None:
             assert not interrupt.requested()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_process_outlives_a_job_in_a_thread_that_shall_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that runs a job beside its main thread: nothing there would take the signal."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    interrupt = Interrupt()
+
+    def job() -> None:
+        with signals(interrupt):
+            interrupt.at_once()
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert interrupt.requested()
+    assert sent == []
+
+
+def test_a_second_request_at_once_sends_no_second_signal() -> None:
+    interrupt = Interrupt()
+    with signals(interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.at_once()
+        interrupt.at_once()
+    assert not interrupt.has_handlers
