@@ -33,8 +33,10 @@ demo: setup
 	$(BIN)/tandem data digits data/digits
 	$(BIN)/tandem run jobspecs/examples/digits_clip.yaml
 
+# Tests on Ray come alone: its workers have a low priority, and would starve beside others. A file's tests share processes.
 test: setup peers
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m ray
 
 # Where there is none, nothing is collected, which pytest ends with 5.
 test-gpu: setup

@@ -16,6 +16,12 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_SECONDS = 120.0
 """Of an answer: a machine that is busy starts a browser slowly."""
+PAGE_LEFT = ("Inspected target navigated or closed", "Execution context was destroyed.")
+"""What an answer says that had no time to come, as the page goes to another one, or loads anew."""
+
+
+class PageLeftError(Exception):
+    """The page was left before it answered."""
 
 
 class Browser:
@@ -80,10 +86,14 @@ class Browser:
             self._read()
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression comes to, as JSON."""
-        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        """What a JavaScript expression comes to, as JSON: on the next page, if this one is left meanwhile."""
+        while True:
+            try:
+                answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+            except PageLeftError:
+                continue
+            assert "exceptionDetails" not in answer, answer
+            return answer["result"].get("value")
 
     def point(self, x: float, y: float) -> None:
         """Moves the mouse there, in pixels of the window."""
@@ -129,6 +139,8 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == self._calls:
+                if answer.get("error", {}).get("message") in PAGE_LEFT:
+                    raise PageLeftError(answer)
                 assert "error" not in answer, (method, answer)
                 result: dict[str, Any] = answer["result"]
                 return result

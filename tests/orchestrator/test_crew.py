@@ -76,6 +76,7 @@ def controllers() -> int:
     return sum(actor["ActorClassName"] == "TrainController" for actor in actors)
 
 
+@pytest.mark.ray
 def test_ranks_that_failed_start_anew_under_the_same_controller(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_ranks_that_failed_start_anew_under_the_same_controller(
     assert controllers() == before + 1
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("does", ["raises", "waits"])
 def test_ranks_that_are_not_wanted_any_more(
     does: str, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -270,21 +270,32 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
         from orchestrator.evaluate import evaluate
         from workers.evaluate import KINDS
 
-        unlimited, retrieval = resource.getrlimit(resource.RLIMIT_AS), KINDS["retrieval"]
+        retrieval = KINDS["retrieval"]
+
+        def takes_more_than_there_is(*_: Any) -> Any:
+            unlimited = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 30), unlimited[1]))
+            try:
+                return torch.ones(4 << 30, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, unlimited)
+
         for news in evaluate(spec, run, batch.step, batch.evaluations):
             yield news
             match news:
                 case Began("hungry"):
-                    # Room for libraries and threads, so that it is this tensor which finds none.
-                    KINDS["retrieval"] = lambda *_: torch.ones(4 << 30, dtype=torch.uint8)
-                    size = psutil.Process().memory_info().vms + (1 << 30)
-                    resource.setrlimit(resource.RLIMIT_AS, (size, unlimited[1]))
+                    KINDS["retrieval"] = takes_more_than_there_is
                 case Ended("hungry"):
-                    resource.setrlimit(resource.RLIMIT_AS, unlimited)
                     KINDS["retrieval"] = retrieval
                 case Began("dies"):
-                    time.sleep(0.5)
+                    # What a process tells in its last moments may not arrive, and the wrong one would be to blame.
+                    wait_for(lambda: "dies" in told("evaluation_started"), "the driver's note of it")
                     os.kill(os.getpid(), signal.SIGKILL)
+
+    def told(kind: str) -> dict[str, dict[str, Any]]:
+        """The events of the kind, by evaluation."""
+        events = ledger_of(tmp_path, "digits-clip").events()
+        return {event["evaluation"]: event for event in events if event["event"] == kind}
 
     more = (*TINY, "training.steps=2", "cluster.workers=1")
     alone = [
@@ -296,8 +307,7 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
     evaluations = digits_spec(digits, tmp_path, *more, f"evaluations=[{', '.join(alone)}]").evaluations
     status = drive(spec.model_copy(update={"evaluations": (*evaluations, *spec.evaluations)}))
     assert status.state == "succeeded"
-    events = ledger_of(tmp_path, "digits-clip").events()
-    failed = {event["evaluation"]: event for event in events if event["event"] == "evaluation_failed"}
+    failed = told("evaluation_failed")
     assert "can't allocate memory" in failed["hungry"]["reason"]
     assert failed["dies"]["reason"] == "its process died of a signal; the node's kernel log tells when memory ran out"
     assert "has no field 'nothing'" in failed["held-out-digits"]["reason"]
