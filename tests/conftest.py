@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,13 +34,23 @@ def s3_credentials() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server(s3_credentials: None) -> Iterator[str]:
     """The URL of an empty S3 server, moto's."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    writing, put_object = threading.Lock(), S3Response.put_object
+
+    def one_at_a_time(self: S3Response) -> Any:
+        with writing:
+            return put_object(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Its conditional writes look first and write then, with nothing to keep other threads out.
+        patch.setattr(S3Response, "put_object", one_at_a_time)
+        server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +62,10 @@ def rclone_server(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory
     command += ["--auth-key", "testing,testing-secret", "--config", "/dev/null", "--cache-dir", folder / "cache"]
     with (folder / "log").open("w") as log, subprocess.Popen([*command, folder / "served"], stderr=log) as server:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while (url := re.search(r"http://127\.0\.0\.1:\d+", (folder / "log").read_text())) is None:
                 assert server.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, "rclone did not start within a minute"
+                assert time.monotonic() < deadline, "rclone did not start within five minutes"
                 time.sleep(0.02)
             yield url[0]
         finally:

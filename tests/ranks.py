@@ -44,7 +44,7 @@ class _Failure:
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120.0, backend: str = "gloo"
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 600.0, backend: str = "gloo"
 ) -> list[Any]:
     """The results of `function(*args)` on `world_size` ranks of a group, by rank.
 
@@ -95,7 +95,7 @@ def _collect(receivers: dict[Any, int], processes: list[Any], outcomes: dict[int
             try:
                 outcomes[rank] = pickle.loads(receiver.recv_bytes())
             except EOFError:
-                processes[rank].join(GRACE_SECONDS)
+                processes[rank].join(60)
                 outcomes[rank] = _Failure(None, f"died with exit code {processes[rank].exitcode}")
             open_.remove(receiver)
             receiver.close()

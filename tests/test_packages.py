@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
-OTHER = (".py", ".pyc", ".md", ".json")
+OTHER = (".py", ".md", ".json")
 """What setuptools takes by itself, and what people and editors read."""
 
 
@@ -17,7 +17,7 @@ def test_every_package_and_all_that_it_needs_besides_python_is_listed() -> None:
     packages = {str(file.parent.relative_to(ROOT)).replace("/", ".") for file in sources("__init__.py")}
     assert packages == set(SETTINGS["packages"])
     for file in sources("*"):
-        if file.suffix not in OTHER and file.is_file():
+        if file.suffix not in OTHER and file.parent.name != "__pycache__" and file.is_file():
             package = str(file.parent.relative_to(ROOT)).replace("/", ".")
             patterns = SETTINGS["package-data"].get(package, [])
             assert any(fnmatch(file.name, pattern) for pattern in patterns), file

@@ -53,8 +53,13 @@ def pids(of: Loader) -> list[int]:
     return [process._process.pid for process in of._processes]
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files() -> set[tuple[str, str]]:
+    """Descriptors of this process, and what they stand for."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((descriptor, os.readlink(f"/proc/self/fd/{descriptor}")))
+    return found
 
 
 # --- what the batches hold ----------------------------------------------------------------------------
@@ -169,10 +174,10 @@ def test_leaving_early_ends_the_thread_that_is_ahead(mixture: tuple[Index, ...])
     with loader(mixture, last_step=ENDLESS, ahead=_memory) as batches:
         for _ in batches:
             break
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "loader-ahead"] or [None]
-    if thread is not None:
-        thread.join(10)
-        assert not thread.is_alive()
+    for thread in threading.enumerate():
+        if thread.name == "loader-ahead":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def _memory(nbytes: int) -> memoryview:
@@ -229,11 +234,11 @@ def test_leaving_early_ends_the_processes_and_gives_back_what_they_took(mixture:
     with loader(mixture, processes=2, last_step=ENDLESS) as batches:
         running = pids(batches)
         assert len(set(running)) == 2
-        assert open_files() > before
+        assert open_files() - before
         for _, batch in zip(range(taken), batches, strict=False):
             assert batch.step == 0
     # `batches` is still there.
-    assert open_files() == before
+    assert open_files() <= before
     assert "tandem-loader" not in Path("/proc/self/maps").read_text()
     for pid in running:
         assert_gone(pid)
@@ -264,7 +269,7 @@ def test_a_process_that_does_not_start_ends_those_before_it(
     with pytest.raises(OSError, match="Resource temporarily unavailable"):
         loader(mixture, processes=2)
     assert_gone(started[0].pid)
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_a_killed_process_is_reported_with_its_signal(mixture: tuple[Index, ...]) -> None:
@@ -340,4 +345,4 @@ time.sleep(600)
         assert rank.stdout.readline() == b"ready\n"
         rank.kill()
         # The loader processes hold the other end of stdout too: it ends when the last of them is gone.
-        assert rank.communicate(timeout=30)[0] == b""
+        assert rank.communicate(timeout=300)[0] == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import random
@@ -12,13 +13,14 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import workers.data.shards
 from jobspecs.errors import DataError, NotFoundError
 from tests.workers.data.tars import InMemory, tar_of
 from workers.data.shards import FAULTS, OFFSET_STRIDE, Sample, Shard, extensions, read_samples, read_unindexed
+from workers.data.tar_header import parse
 from workers.storage import ObjectInfo, Storage
 
 URI = "file:///x.tar"
@@ -315,6 +317,17 @@ def written(changes: Sequence[tuple[int, bytes]], at: int | None) -> bytes:
     return bytes(damaged[:at])
 
 
+def any_other_header(tar: bytes) -> bool:
+    """Whether a header says something else now and is valid, as its checksum is but a sum."""
+    for at in (sample + member for sample in range(0, STORED * SAMPLE, SAMPLE) for member in (0, TXT_HEADER)):
+        now, before = tar[at : at + HEADER], LONG_TAR[at : at + HEADER]
+        if len(now) == HEADER and now != before:
+            with contextlib.suppress(ValueError):
+                if parse(now) != parse(before):
+                    return True
+    return False
+
+
 JUNK = st.binary(min_size=1, max_size=1) | st.binary(min_size=1, max_size=700) | st.integers(1, 3000).map(bytes)
 BYTES = st.integers(0, STORED * SAMPLE - 1)
 NEAR_HEADERS = st.builds(
@@ -337,6 +350,7 @@ def test_no_damage_raises_or_moves_or_alters_a_sample(
     changes: list[tuple[int, bytes]], at: int | None, has_offsets: bool, start: int, kept: Sequence[int] | None
 ) -> None:
     tar = written(changes, at)
+    assume(not any_other_header(tar))
     offsets = OFFSETS if has_offsets else ()
     samples = list(read_samples(Noting(tar), shard_of(STORED, offsets=offsets), COLUMNS))
     assert [sample.place for sample in samples] == list(range(STORED))

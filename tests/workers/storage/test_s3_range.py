@@ -223,7 +223,7 @@ def test_a_server_that_stalls(s3_server: str, s3_storage: Storage, bucket: str) 
             storage.open(f"s3://{bucket}/k", known=known) as stream,
         ):
             stream.read()
-        assert proxy.injected == {"stall": 8}
+    assert proxy.injected == {"stall": 8}  # now that the last request is through
 
 
 class Pauses(threading.Event):

@@ -79,7 +79,7 @@ def _save_and_load(root: Path) -> dict[Configuration, Gone]:
     for of, one in engines.items():
         for source in sources(of):
             checkpoint = _folder(root, source) / f"checkpoints/step-{SAVED_AT:08d}"
-            deadline = time.monotonic() + 100
+            deadline = time.monotonic() + 600
             while not (checkpoint / "manifest.json").exists():
                 assert time.monotonic() < deadline, f"{source} was not saved"
                 time.sleep(0.05)

@@ -88,7 +88,9 @@ def _one(saver: Saver, one: Engine, storage: Storage, run: RunDirectory) -> Seen
     with saver:
         saver.save(manifest_of(one, STEP, ATTEMPT))
         on_engine(one, range(STEP, STEP + 2))
+        dist.barrier()  # no rank's save is let go on before each has looked
         seen.busy = saver.busy
+        dist.barrier()
         if isinstance(storage, Faulty):
             storage.trained_on.set()
         try:
@@ -176,11 +178,15 @@ def _stuck(storage: Faulty, run: RunDirectory, one: Engine) -> Seen:
     if dist.get_rank() == 1:
         storage.before = lambda uri: answers.wait() and None
     seen, grace = Seen(), workers.train.saver.GRACE_SECONDS
-    workers.train.saver.GRACE_SECONDS = 0.2
     with saver_of(storage, run, one, ATTEMPT, 0.2) as saver:
         saver.save(manifest_of(one, STEP, ATTEMPT))
+        awaited = workers.train.saver.OTHERS if dist.get_rank() == 0 else "model-a"
+        while awaited not in saver._waits_for:
+            time.sleep(0.01)
         assert not saver.failed
-        while dist.get_rank() == 0 and not saver.failed:
+        dist.barrier()
+        workers.train.saver.GRACE_SECONDS = 0.0
+        while not saver.failed:
             time.sleep(0.01)
         with pytest.raises(StorageError) as failed:
             saver.wait()
