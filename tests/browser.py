@@ -61,6 +61,7 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
         return self
 
     def __exit__(
@@ -81,8 +82,9 @@ class Browser:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", media="", features=[scheme])
-        self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+        loader = self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())["loaderId"]
+        loaded = {"name": "load", "loaderId": loader}
+        while not any(loaded.items() <= event["params"].items() for event in self._events):
             self._read()
 
     def value(self, expression: str) -> Any:

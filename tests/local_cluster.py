@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import boto3
 
 from orchestrator.environment import variables
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 BUCKET = "tandem"
@@ -83,7 +83,7 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
 @contextlib.contextmanager
 def local_environment() -> Iterator[dict[str, str]]:
     """The environment to start one in, with ports that are free. What Ray has written is deleted at the end."""
-    first = _free_ports()
+    first = free_ports(PORTS)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -101,15 +101,3 @@ def _run(what: str, folder: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, str(ROOT / "deploy" / "local" / "cluster.py"), what]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _free_ports() -> int:
-    """The first of some that are free in a row, below those that the system hands out."""
-    for first in range(27000 + os.getpid() % 100 * 50, 32000, PORTS):
-        try:
-            for port in range(first, first + PORTS):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no ports are free")

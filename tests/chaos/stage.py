@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.chaos.driver import Driver, Submitted, Typed
 from tests.faulty_proxy import FaultyProxy
 from tests.orchestrator.command import ledger_of, set_flags
 from tests.orchestrator.conftest import EXAMPLE, TINY, overrides
+from tests.ports import free_ports
 from workers.run import committed_steps
 
 NAME = "chaos"
@@ -86,7 +86,7 @@ class Stage:
         from ray.cluster_utils import Cluster
 
         # A dashboard on a free port: another cluster on this machine may have Ray's own.
-        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": _free_port()}
+        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": free_ports(1)}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(self._others):
             self.add_node()
@@ -206,10 +206,3 @@ def is_train_worker(process: psutil.Process) -> bool:
         return "RayTrainWorker" in " ".join(process.cmdline())
     except psutil.Error:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

@@ -20,7 +20,7 @@ TANDEM = Path(sys.executable).with_name("tandem")
 
 
 def tandem(
-    *arguments: str, env: dict[str, str] | None = None, timeout: float = 240
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """Runs `tandem ARGUMENTS` to its end."""
     return subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ import requests
 import yaml
 
 from tests.orchestrator.monitoring import MONITORING
+from tests.ports import free_ports
 
 INSTALLED = shutil.which("prometheus") is not None
 START_SECONDS = 60
@@ -42,7 +42,7 @@ class Seen:
         return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
     def _ask(self, what: str, parameters: dict[str, str]) -> Any:
-        answer = requests.get(f"{self.url}/api/v1/{what}", params=parameters, timeout=10)
+        answer = requests.get(f"{self.url}/api/v1/{what}", params=parameters, timeout=60)
         answer.raise_for_status()
         return answer.json()["data"]
 
@@ -51,9 +51,7 @@ class Prometheus(Seen):
     """Scrapes `targets` (host:port) each second. A context manager; nothing of it is left behind."""
 
     def __init__(self, targets: list[str]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        super().__init__(f"http://127.0.0.1:{port}")
+        super().__init__(f"http://127.0.0.1:{free_ports(1)}")
         self._targets = targets
 
     def __enter__(self) -> Prometheus:
@@ -87,5 +85,5 @@ class Prometheus(Seen):
     def _is_ready(self) -> bool:
         try:
             return requests.get(f"{self.url}/-/ready", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False

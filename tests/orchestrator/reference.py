@@ -20,7 +20,7 @@ def reference(ledger: Ledger, folder: Path) -> Ledger:
         name = info.uri.removeprefix(ledger.run.uri)
         if name.startswith(("/spec.yaml", "/plan.json", "/index/", "/tokenizers/")):
             ledger.storage.write(run.uri + name, ledger.storage.read(info.uri))
-    run_ranks(_train, 1, run)
+    run_ranks(_train, 1, run, timeout_seconds=900)
     return Ledger(Storage(S3()), run)
 
 

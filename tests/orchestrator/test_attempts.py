@@ -90,6 +90,17 @@ class Stage:
             assert time.monotonic() < deadline, "nobody asked the attempt to end"
             time.sleep(0.01)
 
+    def when(self, kind: str, then: Callable[[], object]) -> None:
+        """Calls `then` as soon as there is an event of the kind."""
+
+        def look() -> None:
+            deadline = time.monotonic() + 60
+            while not self.events(kind) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            then()
+
+        threading.Thread(target=look, daemon=True).start()
+
     def train(self) -> bool:
         return Attempts(self.job, self.journal, self.interrupt, self.lease, Evaluations(self.job, self.journal)).run()
 
@@ -247,6 +258,7 @@ def test_evaluations_make_room_for_more_ranks_than_stand(stage: Make, monkeypatc
     monkeypatch.setattr(Evaluations, "are_running", lambda _: set_up.evaluates > 0)
     monkeypatch.setattr(Evaluations, "make_room", lambda _: setattr(set_up, "evaluates", 0))
     monkeypatch.setattr(workforce, "YIELD_SECONDS", 0.0)
+    monkeypatch.setattr(workforce, "SETTLE_SECONDS", 60.0)
     assert set_up.train()
     assert [size for _, size, _ in set_up.played] == [2, 4]
 
@@ -698,6 +710,7 @@ def test_evaluations_make_room_for_an_attempt_that_could_use_it(
 ) -> None:
     """The task has all but one of 3 places when the first attempt fails."""
     monkeypatch.setattr(workforce, "YIELD_SECONDS", 0.0)
+    monkeypatch.setattr(workforce, "SETTLE_SECONDS", 60.0)
 
     def fails_beside_an_evaluation(stage: Stage) -> Outcome:
         stage.commit(8)
@@ -720,7 +733,8 @@ def test_evaluations_make_room_for_an_attempt_that_could_use_it(
 
 @pytest.mark.parametrize("by", ["the user", "somebody else"])
 def test_a_request_to_stop_ends_the_evaluations(evaluated: Evaluated, by: str) -> None:
-    set_up = evaluated([ends(40)], a=["hangs"], b=[0.5])
+    at_end = [f"evaluations.{number}.every_checkpoints=null" for number in range(2)]
+    set_up = evaluated([ends(40)], *at_end, a=["hangs"], b=[0.5])
     set_up.cast.then = lambda key: set_up.interrupt.request() if by == "the user" else asks(set_up)
     assert set_up.drive() is State.INTERRUPTED
     assert set_up.cast.tries == [(40, "a")]
@@ -740,7 +754,7 @@ def test_a_driver_that_lost_the_run_evaluates_no_longer(evaluated: Evaluated, mo
 
 # --- elastic clusters ---------------------------------------------------------------------------------
 
-RANGE = ("cluster.workers={min: 2, max: 8}", "data.lanes=8", "cluster.grow_every_seconds=0.01")
+RANGE = ("cluster.workers={min: 2, max: 8}", "data.lanes=8", "cluster.grow_every_seconds=0.000001")
 """Of 8 lanes, 1, 2, 3, 4 and 8 workers are of use."""
 
 
@@ -781,7 +795,7 @@ def test_room_that_is_not_there_makes_the_job_smaller_until_a_commit(stage: Make
 
 def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:
     set_up = stage([ends_when_asked(16, commits=12)], "cluster.workers=2")
-    threading.Timer(0.5, set_up.interrupt.request).start()
+    set_up.when("checkpoint_committed", set_up.interrupt.request)
     assert not set_up.train()
     (asked,) = set_up.events("stop_requested")
     assert asked["reason"] == "interrupted"
@@ -791,7 +805,7 @@ def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:
 def test_the_job_waits_for_the_fewest_workers_and_tells(stage: Make) -> None:
     set_up = stage([ends(40)], *RANGE)
     set_up.room = 1
-    threading.Timer(0.5, lambda: setattr(set_up, "room", 2)).start()
+    set_up.when("waiting_for_workers", lambda: setattr(set_up, "room", 2))
     assert set_up.train()
     assert set_up.played == [(1, 2, None)]
     (waiting,) = set_up.events("waiting_for_workers")
@@ -802,28 +816,32 @@ def test_a_wait_that_is_too_long(stage: Make) -> None:
     set_up = stage([], *RANGE, "cluster.wait_seconds=0")
     set_up.room = 1
     with pytest.raises(
-        JobFailedError, match=r"waited 0 s for 2 workers of 1 CPU \(cluster.wait_seconds\), and there is"
+        JobFailedError, match=r"waited \d+ s for 2 workers of 1 CPU \(cluster.wait_seconds\), and there is"
     ):
         set_up.train()
 
 
+WAITS = {"for workers": "waiting_for_workers", "between attempts": "retry"}
+"""Events that begin a wait."""
+
+
 @pytest.mark.parametrize("by", ["the user", "somebody else"])
-@pytest.mark.parametrize("where", ["for workers", "between attempts"])
+@pytest.mark.parametrize("where", WAITS)
 def test_an_interrupt_ends_a_wait(stage: Make, where: str, by: str) -> None:
     set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
     set_up.room = 1 if where == "for workers" else 8
-    threading.Timer(0.5, set_up.interrupt.request if by == "the user" else lambda: asks(set_up)).start()
+    set_up.when(WAITS[where], set_up.interrupt.request if by == "the user" else lambda: asks(set_up))
     assert not set_up.train()
     assert len(set_up.events("retry")) == (where == "between attempts")
 
 
-@pytest.mark.parametrize("where", ["for workers", "between attempts"])
+@pytest.mark.parametrize("where", WAITS)
 def test_a_driver_that_was_replaced_ends_its_wait(stage: Make, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     lost = threading.Event()
     monkeypatch.setattr(Lease, "lost", property(lambda lease: lost.is_set()))
     set_up = stage([fails(Kind.BUG)], *RANGE, "retry.bug.delay_seconds=200", "retry.bug.max_delay_seconds=300")
     set_up.room = 1 if where == "for workers" else 8
-    threading.Timer(0.5, lost.set).start()
+    set_up.when(WAITS[where], lost.set)
     with pytest.raises(TakenOverError):
         set_up.train()
     assert len(set_up.played) == (where == "between attempts")
@@ -980,7 +998,10 @@ def test_what_is_only_to_be_looked_at_or_told_may_fail(stage: Make, monkeypatch:
     def play(stage: Stage) -> Outcome:
         away[0] = True
         stage.journal.event("remarked", "something happened")
-        time.sleep(0.1)  # some looks
+        deadline = time.monotonic() + 60
+        while "did not answer" not in stage.output.getvalue():
+            assert time.monotonic() < deadline, "nobody looked"
+            time.sleep(0.01)
         away[0] = False
         return stage.commit(40)
 

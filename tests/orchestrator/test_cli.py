@@ -78,7 +78,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.ray if "GPU" in case else ()) for case in BAD])
 def test_a_bad_spec_starts_nothing_and_says_what_to_do(case: str, digits: Path, tmp_path: Path) -> None:
     more, environment, expected = BAD[case]
     more = tuple(item.replace("{data}", str(digits)).replace("{{", "{").replace("}}", "}") for item in more)

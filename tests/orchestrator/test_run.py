@@ -29,6 +29,7 @@ from orchestrator.evaluate_alone import chosen, evaluate_alone
 from orchestrator.find_checkpoint import find_checkpoint
 from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger
+from tests.chaos.stage import descendants, is_train_worker
 from tests.orchestrator.command import (
     assert_same_experiment,
     kill_tree,
@@ -48,9 +49,11 @@ pytestmark = pytest.mark.ray
 
 LONG = (*TINY, "training.steps=240", "checkpoint.every_steps=40", "training.optimizer.learning_rate=2e-4")
 """A job that takes some seconds: time to interfere in."""
+OFTEN = "checkpoint.every_steps=10"
+"""For what is to follow on a commit, and come long before the last step."""
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -59,8 +62,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
 
 def train_workers() -> list[psutil.Process]:
     """The processes that train on the session's Ray; the machine may have others."""
-    descendants = psutil.Process().children(recursive=True)
-    return [process for process in descendants if "RayTrainWorker" in " ".join(process.cmdline())]
+    return [process for process in descendants(os.getpid()) if is_train_worker(process)]
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +109,13 @@ def test_the_digits_job_is_the_same_on_1_and_3_workers(ray_cluster: None, digits
 def test_ctrl_c_on_2_workers_and_a_killed_process_tree_on_3_are_the_same_experiment(
     undisturbed: list[dict], digits: Path, tmp_path: Path
 ) -> None:
-    arguments = ["run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG))]
+    arguments = ["run", str(EXAMPLE), *set_flags(overrides(digits, tmp_path, *LONG, OFTEN))]
     ledger = ledger_of(tmp_path, "digits-clip")
 
     process = start_tandem(*arguments)
     wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130, output
     status = ledger.status()
     assert status.state == "interrupted"
@@ -145,7 +147,7 @@ def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
     undisturbed: list[dict], digits: Path, tmp_path: Path
 ) -> None:
     spec = digits_spec(
-        digits, tmp_path, *LONG, "evaluations=[]", "retry.hang.delay_seconds=0", "retry.hang_after_seconds=20"
+        digits, tmp_path, *LONG, OFTEN, "evaluations=[]", "retry.hang.delay_seconds=0", "retry.hang_after_seconds=40"
     )
     ledger = ledger_of(tmp_path, "digits-clip")
     stopped: list[psutil.Process] = []
@@ -224,7 +226,7 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
 
     def interrupt_after_three() -> None:
         try:
-            wait_for(three, "three results", 900)
+            wait_for(three, "three results")
         finally:
             interrupt.request()
 
@@ -245,7 +247,9 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
     # The results, and one more of the newest checkpoint, by hand.
     uri = status.run_directory
     table = tandem("results", uri, "-o", "csv").stdout.splitlines()
-    assert len(table) == 1 + len(ends)
+    results = ledger.results()  # of one that has just ended, there may be no event
+    assert len(table) == 1 + len(results)
+    assert {result["step"] for result in results} >= ends.keys()
     assert table[0].startswith("step,evaluation,kind,main,chance")
     found = find_checkpoint(uri)
     assert status.latest_checkpoint == found.uri

@@ -49,6 +49,7 @@ def metadata() -> Iterator[str]:
 
 
 def test_a_notice_is_seen(metadata: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spot, "_ANSWER_SECONDS", 60.0)
     assert not spot.noticed(metadata)
     monkeypatch.setattr(Metadata, "taken_back", True)
     assert spot.noticed(metadata)

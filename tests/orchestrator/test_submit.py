@@ -107,8 +107,8 @@ def test_a_second_job_says_for_what_it_waits_and_behind_whom(cluster: LocalClust
 
 
 def test_both_are_seen_in_the_dashboard(cluster: LocalCluster, tmp_path: Path) -> None:
-    names = ("first", "digits-clip")
-    ids = {name: entry(name)["submission_id"] for name in names}
+    messages = {"first": "step ", "digits-clip": "waiting up to "}
+    ids = {name: entry(name)["submission_id"] for name in messages}
     with Browser(tmp_path) as browser:
 
         def shown(text: str) -> bool:
@@ -122,16 +122,16 @@ def test_both_are_seen_in_the_dashboard(cluster: LocalCluster, tmp_path: Path) -
             found = (dict(zip(heads, line, strict=False)) for line in lines)
             return {row["Name"]: row for row in found if row.get("Name")}
 
+        def told(table: dict[str, dict[str, str]], name: str) -> bool:
+            row = table[name]
+            id_and_status = (row.get("Submission ID"), row.get("Status"))
+            return id_and_status == (ids[name], "RUNNING") and row["Status message"].startswith(messages[name])
+
         browser.open(f"{cluster.url}/#/jobs")
         until(lambda: shown("Authentication Token Required"), "the question for the token")
         browser.write(cluster.token)
         browser.press("Enter")
-        until(lambda: rows().keys() >= {*names}, "the jobs")
-        for name in names:
-            row = rows()[name]
-            assert (row["Submission ID"], row["Status"]) == (ids[name], "RUNNING")
-        assert rows()["first"]["Status message"].startswith("step ")
-        assert rows()["digits-clip"]["Status message"].startswith("waiting up to ")
+        until(lambda: (table := rows()).keys() >= {*messages} and all(told(table, name) for name in messages), "both")
 
         browser.value(f"location.hash = '#/jobs/{ids['digits-clip']}'")
         until(lambda: shown("User-provided metadata"), "what is known of a job")
@@ -146,7 +146,8 @@ def test_prometheus_tells_how_far_it_is(cluster: LocalCluster) -> None:
     ranks = seen.names("ray_tandem_step_seconds")["ray_tandem_step_seconds_total"]
     assert {series["rank"] for series in ranks} == {"0", "1"}
     assert len({series["instance"] for series in ranks}) == 2, "each on a node of its own"
-    assert seen.values("up").count(1.0) >= 3, "the nodes; Ray names more, of which not all listen"
+    # Ray names more, of which not all listen.
+    until(lambda: seen.values("up").count(1.0) >= 3, "the nodes")
 
 
 def test_a_job_that_is_stopped_at_once_makes_room(cluster: LocalCluster) -> None:

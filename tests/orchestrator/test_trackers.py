@@ -104,6 +104,7 @@ def test_event_files_are_written_once_and_say_which_steps_are_done_again(
 
 def test_an_outage_of_the_storage_costs_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.trackers.tensorboard.SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.trackers.tensorboard.SHARE", 0.0)
     with monkeypatch.context() as outage:
         outage.setattr(Storage, "write", away)
         board = TensorBoard(Storage(), RunDirectory(f"file://{tmp_path}"))
