@@ -68,10 +68,14 @@ def status(
     with told(WRONG):
         found = job_of(job, root, endpoint, address)
         if follow:
-            from orchestrator.follow import follow_run
+            from orchestrator.follow import follow_job, follow_run
 
+            show = show_of(output, quiet=False)
             with contextlib.suppress(KeyboardInterrupt):
-                follow_run(found.ledger, show_of(output, quiet=False))
+                if found.jobs is None or found.entry is None or found.entry.is_over:
+                    follow_run(found.ledger, show)
+                else:  # its run may not have begun yet
+                    follow_job(found.jobs, found.entry.submission_id, found.ledger, show)
             return
         answer = found.status()
     if output is Output.JSON:

@@ -10,10 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from jobspecs.errors import UsageError
 from jobspecs.storage import S3
 from orchestrator import stopping
+from orchestrator.cli import app
 from orchestrator.cluster import connect
 from orchestrator.interrupt import Interrupt, signals
 from orchestrator.jobs import find, listed
@@ -83,6 +85,21 @@ def test_a_job_of_a_cluster_is_found_by_its_name_and_by_its_id(dashboard: FakeDa
     assert first.entry.submission_id == "digits-1"
     with pytest.raises(UsageError, match=r"has no job 'digit'\. `tandem list` .* such as runs/digit"):
         find("digit", "runs", None, lambda: jobs)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "STOPPED"])
+def test_a_job_is_followed_that_has_not_begun_its_run_yet(
+    dashboard: FakeDashboard, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    followed: list[str] = []
+    monkeypatch.setattr(
+        "orchestrator.follow.follow_job", lambda jobs, submission_id, *_: followed.append(submission_id)
+    )
+    monkeypatch.setattr("orchestrator.follow.follow_run", lambda ledger, *_: followed.append(ledger.run.uri))
+    dashboard.add("digits-1", state, about("s3://b/digits"))
+    answer = CliRunner().invoke(app, ["status", "digits", "--follow", "--address", dashboard.url])
+    assert answer.exit_code == 0, answer.output
+    assert followed == ["s3://b/digits" if state == "STOPPED" else "digits-1"]
 
 
 def test_a_folder_does_not_take_the_place_of_a_cluster_s_job(
