@@ -40,7 +40,7 @@ def test_results_come_back_by_rank() -> None:
     [
         ("raises", 60, "ValueError: no good"),
         ("dies", 60, "rank 1 of 2:\ndied with exit code 7"),
-        ("hangs", 5, "rank 1 of 2: killed, it did not end in time"),
+        ("hangs", 20, "rank 1 of 2: killed, it did not end in time"),
     ],
 )
 def test_failures_come_back_and_no_process_stays(how: str, timeout_seconds: float, message: str) -> None:

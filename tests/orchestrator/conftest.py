@@ -13,10 +13,12 @@ from rich.console import Console
 from jobspecs.cluster import Cluster
 from jobspecs.job import JobSpec
 from jobspecs.load import load
+from orchestrator import driver, lease
 from orchestrator.driver import Driver
 from orchestrator.interrupt import Interrupt
 from orchestrator.ledger import Ledger, Status
 from orchestrator.prepare import prepare
+from orchestrator.report import leave
 from orchestrator.views.lines import LinesView
 from workers.data.demo import write_demo
 
@@ -33,6 +35,14 @@ TINY = (
     "training.global_batch=32",
 )
 """Overrides that make the digits job small: a step takes some 20 ms."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the driver does within some seconds or else leaves is done, however busy the machine's disk."""
+    monkeypatch.setattr(driver, "AT_ONCE_SECONDS", 600.0)
+    monkeypatch.setattr(lease, "GIVE_BACK_SECONDS", 600.0)
+    monkeypatch.setattr(leave, "SECONDS", 600.0)
 
 
 @pytest.fixture(scope="session")

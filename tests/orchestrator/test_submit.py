@@ -7,6 +7,7 @@ steps as it takes; `digits-clip` waits behind it, and comes to its end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +37,11 @@ Spec = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Nodes of two cores, and the token in a file that our environment names."""
-    with local_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+    """Nodes of two cores, and the token in a file that our environment names. The folder that we are in has no runs."""
+    with (
+        local_cluster(tmp_path_factory.mktemp("cluster")) as cluster,
+        contextlib.chdir(tmp_path_factory.mktemp("elsewhere")),
+    ):
         yield cluster
 
 

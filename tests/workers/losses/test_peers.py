@@ -115,7 +115,7 @@ def _on_rank() -> dict[str, Compared]:
 @functools.cache
 def of_ranks() -> list[dict[str, Compared]]:
     """The peers are imported on the ranks alone, which takes 10 s."""
-    return run_ranks(_on_rank, 2, timeout_seconds=300)
+    return run_ranks(_on_rank, 2)
 
 
 def assert_agrees(ours: Outcome, theirs: Outcome) -> None:

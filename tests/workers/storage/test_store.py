@@ -159,7 +159,7 @@ def test_delete(place: tuple[Storage, str]) -> None:
 
 def test_pickles_before_and_after_use(place: tuple[Storage, str], tmp_path: Path) -> None:
     storage, root = place
-    storage = Storage(storage._s3._s3, Cache(folder=str(tmp_path / "cache"), max_size=1 << 30), read_ahead=2)
+    storage = Storage(storage._s3._s3, Cache(folder=str(tmp_path / "cache"), max_size=64 << 20), read_ahead=2)
     uri = join(root, "x")
     before = pickle.loads(pickle.dumps(storage))
     storage.write(uri, b"x")

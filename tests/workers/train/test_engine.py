@@ -62,7 +62,7 @@ def _train_all(cases: list[Case]) -> list[Trace]:
 @functools.cache
 def on_ranks(N: int) -> list[list[Trace]]:
     """What each rank found, for each case."""
-    return run_ranks(_train_all, N, CASES if N < 4 else FEW, timeout_seconds=300)
+    return run_ranks(_train_all, N, CASES if N < 4 else FEW)
 
 
 def relative_change_error(found: Trace, expected: Trace, shared: bool = False) -> float:

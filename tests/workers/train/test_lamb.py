@@ -46,7 +46,7 @@ def _train_all() -> list[Trace]:
 
 @functools.cache
 def on_ranks(N: int) -> list[list[Trace]]:
-    return run_ranks(_train_all, N, timeout_seconds=300)
+    return run_ranks(_train_all, N)
 
 
 @pytest.mark.parametrize("N", [1, 2, 3])

@@ -70,7 +70,7 @@ def _run_all(cases: list[Case]) -> list[Trace]:
 @functools.cache
 def traces(N: int) -> list[list[Trace]]:
     """[rank][case]."""
-    return run_ranks(_run_all, N, CASES, timeout_seconds=300)
+    return run_ranks(_run_all, N, CASES)
 
 
 @functools.cache
