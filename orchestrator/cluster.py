@@ -32,6 +32,10 @@ TERMINAL = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Ray's states of jobs that are over."""
 
 
+class NoAnswerError(UsageError):
+    """The cluster does not answer, or not as one that is well. A little later it may."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One of Tandem's jobs, as the cluster's list has it."""
@@ -175,7 +179,7 @@ def _check(url: str, path: str, answer: requests.Response) -> None:
         case 404:
             raise UsageError(not_there(url))
         case status:
-            raise UsageError(
+            raise (NoAnswerError if status >= 500 else UsageError)(
                 f"the cluster at {url} answered {path} with HTTP {status}: {_last_line(answer.text)}. Its dashboard's "
                 "log tells more."
             )
@@ -195,14 +199,14 @@ def _translated(url: str) -> Iterator[None]:
     except requests.exceptions.SSLError as error:
         raise UsageError(_NOT_TRUSTED.format(url=url)) from error
     except requests.exceptions.Timeout as error:
-        raise UsageError(
+        raise NoAnswerError(
             f"the cluster at {url} gave no answer within {TIMEOUT_SECONDS:.0f} s. Is the address the dashboard's, and "
             "does the dashboard run?"
         ) from error
     except requests.exceptions.HTTPError as error:
         raise UsageError(f"the cluster at {url} is not well: {error}. Its dashboard's log tells more.") from error
     except (requests.exceptions.RequestException, ConnectionError) as error:  # Ray's own is a ConnectionError
-        raise UsageError(not_there(url)) from error
+        raise NoAnswerError(not_there(url)) from error
 
 
 def _entry(job: Mapping[str, Any]) -> Entry | None:

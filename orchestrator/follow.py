@@ -14,7 +14,7 @@ from typing import Any
 
 from jobspecs.errors import StorageError, UsageError
 from orchestrator.cluster import Entry, RayJobs
-from orchestrator.following import of_cluster
+from orchestrator.following import of_cluster, patiently
 from orchestrator.ledger import Ledger
 from orchestrator.views.choose import Show, is_live, view_of
 from orchestrator.views.console import SteadyConsole
@@ -41,12 +41,13 @@ def follow_job(jobs: RayJobs, submission_id: str, ledger: Ledger, show: Show) ->
     if show is Show.TEXT and not is_live(SteadyConsole()):
         for line in of_cluster(jobs, submission_id, follow=True):
             print(line, flush=True)
-        return jobs.entry(submission_id)
+        return patiently(lambda: jobs.entry(submission_id))
     with view_of(show, ledger.run.name) as view:
-        follow(ledger, view, submission_id, lambda: jobs.entry(submission_id).is_over)
-    entry = jobs.entry(submission_id)
+        follow(ledger, view, submission_id, lambda: patiently(lambda: jobs.entry(submission_id)).is_over)
+    entry = patiently(lambda: jobs.entry(submission_id))
     if entry.status == "FAILED":
-        print("\n".join(jobs.log(submission_id).splitlines()[-LOG_LINES:]), file=sys.stderr, flush=True)
+        log = patiently(lambda: jobs.log(submission_id))
+        print("\n".join(log.splitlines()[-LOG_LINES:]), file=sys.stderr, flush=True)
     with contextlib.suppress(UsageError, StorageError):  # it may have ended before its run began
         _show_results(ledger, view)
     return entry

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from orchestrator.cluster import RayJobs
+from orchestrator.cluster import NoAnswerError, RayJobs
 from orchestrator.jobs import Job
 from orchestrator.kept_logs import KeptLogs, Line
 from orchestrator.ledger import Ledger, State
@@ -14,6 +15,10 @@ from orchestrator.ledger import Ledger, State
 POLL_SECONDS = 2.0
 AFTERMATH_LOOKS = 3
 """What ranks wrote last is kept some seconds after the run has ended."""
+PATIENCE_SECONDS = 120.0
+"""A dashboard that is busy, or starts anew, answers again within so long: who follows a job for days goes on."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,31 @@ def lines_of(job: Job, *, rank: int | None, attempt: int | None, follow: bool) -
 
 
 def of_cluster(jobs: RayJobs, submission_id: str, *, follow: bool) -> Iterator[str]:
-    """What the driver of a cluster's job has written, line by line."""
+    """What the driver of a cluster's job has written, line by line. Raises UsageError."""
     seen = 0
     while True:
-        is_last = not follow or jobs.entry(submission_id).is_over
-        log = jobs.log(submission_id)
+        is_last = not follow or patiently(lambda: jobs.entry(submission_id)).is_over
+        log = patiently(lambda: jobs.log(submission_id))
         end = len(log) if is_last else log.rfind("\n") + 1
         yield from log[seen:end].splitlines()
         if is_last:
             return
         seen = end
+        time.sleep(POLL_SECONDS)
+
+
+def patiently(look: Callable[[], T]) -> T:
+    """What `look` at a cluster tells. One that does not answer is asked again for PATIENCE_SECONDS.
+
+    Raises UsageError.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return look()
+        except NoAnswerError:
+            if time.monotonic() >= deadline:
+                raise
         time.sleep(POLL_SECONDS)
 
 

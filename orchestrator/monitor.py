@@ -40,10 +40,12 @@ class Monitor:
 
     def stacks(self) -> dict[int, str]:
         """Where the Python threads of each rank are, by rank, as far as they answer within STACKS_SECONDS."""
-        beating = self._ask(self._desk.ask_for_stacks) or set()
         deadline = time.monotonic() + STACKS_SECONDS
+        beating: set[int] = set()
         stacks: dict[int, str] = {}
-        while beating - stacks.keys() and time.monotonic() < deadline:
+        while (not beating or beating - stacks.keys()) and time.monotonic() < deadline:
+            # Again and again: where the machine stood still, all have been silent, and some beat now.
+            beating |= self._ask(self._desk.ask_for_stacks) or set()
             time.sleep(BEAT_SECONDS / 4)
             stacks = self._ask(self._desk.stacks) or stacks
         return stacks

@@ -19,6 +19,8 @@ from tests.faulty_proxy import OUTAGES
 from workers.storage import join
 
 OUTAGE_SECONDS = 6.0
+IN_FLIGHT_SECONDS = 0.5
+"""What ranks had sent before they died may be there only then."""
 
 HOW: dict[str, Callable[[bytes, int], bytes | None]] = {
     "change": lambda content, place: content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :],
@@ -47,7 +49,25 @@ def damage(how: str, kind: str, stage: Stage) -> str | None:
         return None
     began = time.time()
     _kill_workers(stage)  # first: what they had still committed would be the newest
-    storage, step = stage.ledger.storage, stage.commits()[-1]
+    step = stage.commits()[-1]
+    uri = _damaged(how, kind, step, stage)
+    time.sleep(IN_FLIGHT_SECONDS)
+    if (newest := stage.commits()[-1:]) and newest[0] > step:  # it was on its way when they died
+        step = newest[0]
+        uri = _damaged(how, kind, step, stage)
+    folder = stage.ledger.run.checkpoint(step)
+    name = uri.removeprefix(join(stage.ledger.run.uri, ""))
+    if not stage.wait(lambda: any(event["step"] < step for event in stage.attempts(began)), "an older checkpoint"):
+        return None
+    if (how, kind) != ("delete", "manifest"):  # without one it is no checkpoint that could be rejected
+        rejected = [event["checkpoint"] for event in stage.events("checkpoint_rejected", began)]
+        assert folder in rejected, f"{name} was damaged, {rejected} rejected"
+    return f"{how} {name}, killed all workers"
+
+
+def _damaged(how: str, kind: str, step: int, stage: Stage) -> str:
+    """The file that is no longer what it was."""
+    storage = stage.ledger.storage
     folder = stage.ledger.run.checkpoint(step)
     uri = stage.draws.choice([info.uri for info in storage.list(folder) if KINDS[kind](info.uri)])
     content = storage.read(uri)
@@ -56,13 +76,7 @@ def damage(how: str, kind: str, stage: Stage) -> str | None:
         storage.delete(uri)
     else:
         storage.write(uri, left)
-    name = uri.removeprefix(join(stage.ledger.run.uri, ""))
-    if not stage.wait(lambda: any(event["step"] < step for event in stage.attempts(began)), "an older checkpoint"):
-        return None
-    if (how, kind) != ("delete", "manifest"):  # without one it is no checkpoint that could be rejected
-        rejected = [event["checkpoint"] for event in stage.events("checkpoint_rejected", began)]
-        assert folder in rejected, f"{name} was damaged, {rejected} rejected"
-    return f"{how} {name}, killed all workers"
+    return uri
 
 
 def outage(kind: str, phase: str, stage: Stage) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import threading
@@ -35,6 +36,7 @@ from orchestrator.stop_request import Why
 from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.played_tasks import Cast, sections
+from tests.waiting import until
 from workers.run import RunDirectory, RunPlan, committed_steps
 from workers.storage import ObjectInfo, Storage
 from workers.storage.backend import Backend
@@ -85,18 +87,13 @@ class Stage:
 
     def until_asked(self) -> None:
         """Trains on until it is asked to end."""
-        deadline = time.monotonic() + 60
-        while not self.job.storage.exists(self.job.run.stop):
-            assert time.monotonic() < deadline, "nobody asked the attempt to end"
-            time.sleep(0.01)
+        until(lambda: self.job.storage.exists(self.job.run.stop), "a request to end")
 
     def when(self, kind: str, then: Callable[[], object]) -> None:
         """Calls `then` as soon as there is an event of the kind."""
 
         def look() -> None:
-            deadline = time.monotonic() + 60
-            while not self.events(kind) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until(lambda: self.events(kind), f"the event {kind}")
             then()
 
         threading.Thread(target=look, daemon=True).start()
@@ -451,10 +448,7 @@ def test_a_job_without_handlers_that_shall_end_at_once_ends_with_a_commit(stage:
     def asked(stage: Stage) -> Outcome:
         stop = stage.job.run.stop
         stage.job.storage.write(stop, b"now")
-        deadline = time.monotonic() + 60
-        while stage.job.storage.read(stop) != b"interrupted":  # which the ranks see
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: stage.job.storage.read(stop) == b"interrupted", "what the ranks see")
         return stage.commit(9)
 
     set_up = stage([asked], "cluster.workers=1")
@@ -686,10 +680,8 @@ def test_training_ends_early_where_it_gets_no_better(evaluated: Evaluated) -> No
     def commits_until_asked(stage: Stage) -> Outcome:
         for step in (8, 16, 24):
             stage.commit(step)
-            deadline = time.monotonic() + 60
-            while not stage.job.storage.exists(stage.job.run.evaluation(step, "a")):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            result = stage.job.run.evaluation(step, "a")
+            until(functools.partial(stage.job.storage.exists, result), "the result")
         return ends_when_asked(27)(stage)
 
     set_up = evaluated([commits_until_asked], "stop={evaluation: a, patience: 2}", a=[0.5])
@@ -714,10 +706,7 @@ def test_evaluations_make_room_for_an_attempt_that_could_use_it(
 
     def fails_beside_an_evaluation(stage: Stage) -> Outcome:
         stage.commit(8)
-        deadline = time.monotonic() + 60
-        while not stage.cast.tries:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: stage.cast.tries, "the evaluation")
         stage.evaluates = 2
         raise AttemptFailedError(Failure(Kind.WORKER_LOST, "gone", "", 1, "gone"))
 
@@ -998,10 +987,7 @@ def test_what_is_only_to_be_looked_at_or_told_may_fail(stage: Make, monkeypatch:
     def play(stage: Stage) -> Outcome:
         away[0] = True
         stage.journal.event("remarked", "something happened")
-        deadline = time.monotonic() + 60
-        while "did not answer" not in stage.output.getvalue():
-            assert time.monotonic() < deadline, "nobody looked"
-            time.sleep(0.01)
+        until(lambda: "did not answer" in stage.output.getvalue(), "a look")
         away[0] = False
         return stage.commit(40)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from orchestrator.beating import python_stacks
+from tests.waiting import until
 
 
 def test_stacks_name_each_thread_and_where_it_is() -> None:
@@ -16,9 +16,7 @@ def test_stacks_name_each_thread_and_where_it_is() -> None:
 
     thread = threading.Thread(target=wait_for_it, name="the one that waits")
     thread.start()
-    deadline = time.monotonic() + 60
-    while "in wait_for_it\n    done.wait()" not in (stacks := python_stacks()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    stacks = until(lambda: "in wait_for_it\n    done.wait()" in (stacks := python_stacks()) and stacks, "its wait")
     done.set()
     thread.join()
     (own,) = [stack for stack in stacks.split("thread ") if stack.startswith("the one that waits\n")]

@@ -20,6 +20,7 @@ from orchestrator.controller import portable
 from orchestrator.crew import Crew, Group, _details, _group_error
 from orchestrator.desk import Errors
 from orchestrator.failure import AttemptFailedError, Failure, Kind
+from tests.waiting import until
 from workers.train.task import Outcome
 
 
@@ -46,6 +47,7 @@ def run_rank(config: dict[str, Any]) -> Outcome:
     while len(list(folder.glob("?"))) < ray.train.get_context().get_world_size():  # a rank that fails ends the others
         time.sleep(0.05)
     if task.does == "dies" and rank == 1:
+        time.sleep(1)  # Ray Train knows by then that it has begun
         os.kill(os.getpid(), signal.SIGKILL)
     if task.does == "waits":
         while not (folder / "go").exists():
@@ -59,15 +61,16 @@ def run_rank(config: dict[str, Any]) -> Outcome:
 
 def lose(desk: Any, tasks: Tasks) -> None:
     """Kills the desk under the ranks of attempt 3, and lets them go on when the new one has their attempt again."""
-    while tasks.ranks(3) != {0, 1}:
-        time.sleep(0.1)
+    until(lambda: tasks.ranks(3) == {0, 1}, "the ranks of attempt 3")
     ray.kill(desk, no_restart=False)
-    while True:
+
+    def has_it_again() -> bool:
         try:
-            assert pickle.loads(ray.get(desk.take.remote(), timeout=60)).attempt == 3
-            break
+            return bool(pickle.loads(ray.get(desk.take.remote(), timeout=60)).attempt == 3)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            time.sleep(0.1)
+            return False
+
+    until(has_it_again, "the new desk")
     (tasks.folder / "3" / "go").touch()
 
 
@@ -99,7 +102,7 @@ def test_ranks_that_failed_start_anew_under_the_same_controller(
         assert "Traceback: of all ranks" in raised.value.failure.details
 
         assert crew.desk(2) is desk
-        lost_desk = threading.Thread(target=lose, args=(desk, tasks))
+        lost_desk = threading.Thread(target=lose, args=(desk, tasks), daemon=True)
         lost_desk.start()
         assert crew.run(tasks.task(3, "waits")) == Outcome(3)
         lost_desk.join()
@@ -125,15 +128,14 @@ def test_ranks_that_are_not_wanted_any_more(
                 crew.run(tasks.task(1, does))
             failed.append(error.value.failure)
 
-        thread = threading.Thread(target=attempt)
+        thread = threading.Thread(target=attempt, daemon=True)
         thread.start()
-        while not tasks.ranks(1):
-            time.sleep(0.1)
+        until(lambda: bool(tasks.ranks(1)), "the rank")
         if does == "raises":
             thread.join()
         group = crew._group
         assert isinstance(group, Group)
-        crew.dismiss()
+        crew.dismiss(patience_seconds=600)
         assert not group._thread.is_alive()
         thread.join()
         assert [failure.kind for failure in failed] == [Kind.BUG if does == "raises" else Kind.WORKER_LOST]

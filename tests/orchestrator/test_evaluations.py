@@ -21,6 +21,7 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.played_tasks import Cast, sections, write_result
+from tests.waiting import until
 from workers.train.checkpoint import Manifest
 
 EVERY = "every_checkpoints: 1"
@@ -231,10 +232,7 @@ def test_the_end_of_the_context_ends_all_tasks(scene: Set, monkeypatch: pytest.M
     set_up.commit(40)
     with set_up.again() as evaluations:
         evaluations.finish(40)
-        deadline = time.monotonic() + 60
-        while not set_up.cast.tries:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: set_up.cast.tries, "the try")
         assert not evaluations.is_done()
     assert set_up.cast.tasks[0].cancelled
     set_up.evaluations.look()

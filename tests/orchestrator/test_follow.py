@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from jobspecs.errors import UnreachableError
+from jobspecs.errors import UnreachableError, UsageError
 from orchestrator import follow, following
 from orchestrator.api import Run
-from orchestrator.cluster import Entry
+from orchestrator.cluster import Entry, connect
 from orchestrator.ledger import Ledger
 from orchestrator.views.choose import Show
 from orchestrator.views.view import View
+from tests.orchestrator.fake_dashboard import FakeDashboard
 from tests.orchestrator.views.story import event, metrics
 from workers.run import PartsWriter
 
@@ -139,3 +140,20 @@ def test_a_job_that_failed_before_its_run_began_tells_the_end_of_its_log(
 def test_a_job_that_nobody_looks_at_is_shown_by_its_log(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     follow.follow_job(FakeJobs("SUCCEEDED"), "x-1", ledger, Show.TEXT)  # type: ignore[arg-type]
     assert len(capsys.readouterr().out.splitlines()) == 30
+
+
+def test_a_cluster_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not one that has no such job, nor for ever."""
+    with FakeDashboard() as dashboard:
+        jobs = connect(dashboard.url)
+        monkeypatch.setattr("orchestrator.following.time.sleep", lambda seconds: setattr(dashboard, "status", 200))
+        dashboard.status = 503
+        with pytest.raises(UsageError, match="has no job x-1"):
+            following.patiently(lambda: jobs.entry("x-1"))
+        assert dashboard.asked.count(("GET", "/api/jobs/x-1")) == 2
+        dashboard.status = 503
+        monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.0)
+        with pytest.raises(UsageError, match="HTTP 503"):
+            following.patiently(lambda: jobs.entry("x-1"))
+    with pytest.raises(UsageError, match="there is no Ray cluster"):
+        following.patiently(lambda: jobs.entry("x-1"))

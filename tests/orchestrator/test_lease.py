@@ -18,6 +18,7 @@ from jobspecs.errors import AlreadyExistsError, UnreachableError, UsageError
 from orchestrator import lease as leases
 from orchestrator.lease import STALE_SECONDS, Driver, Lease, TakenOverError, live_driver, this_driver
 from orchestrator.ledger import Ledger
+from tests.waiting import until
 from workers.run import RunDirectory
 from workers.storage import ObjectInfo, Storage
 
@@ -36,13 +37,6 @@ def drive(run: RunDirectory, driver: Driver, number: int = 1) -> None:
 
 def me(seconds_ago: float = 0.0) -> Driver:
     return replace(this_driver(), time=time.time() - seconds_ago)
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def dead() -> Driver:
@@ -133,7 +127,7 @@ def test_a_damaged_record_is_nobodys(run: RunDirectory, monkeypatch: pytest.Monk
     lease = Lease(STORAGE, run)
     lease.take()
     STORAGE.write(run.driver(2), content)
-    until(lambda: live_driver(STORAGE, run))
+    until(lambda: live_driver(STORAGE, run), "its driver")
     assert not lease.lost
     lease.give_back()
 
@@ -217,7 +211,7 @@ def test_a_driver_that_stalled_and_was_replaced_notices_and_leaves_the_other_alo
     new.take()
     monkeypatch.undo()
     goes_on.set()
-    until(lambda: old.lost)
+    until(lambda: old.lost, "the loss")
     old.give_back()
     there = live_driver(STORAGE, run)
     assert there is not None
@@ -245,7 +239,7 @@ def test_the_end_of_a_driver_does_not_wait_for_a_storage_that_does_not_answer(
     lease.give_back()
     assert live_driver(STORAGE, run) is not None
     answers.set()
-    until(lambda: live_driver(STORAGE, run) is None)
+    until(lambda: live_driver(STORAGE, run) is None, "its end")
 
 
 def test_a_look_at_the_lease_needs_no_heartbeat(run: RunDirectory) -> None:
@@ -273,9 +267,9 @@ def test_a_storage_that_is_away_costs_heartbeats_and_not_the_run(
 
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "list", away)
-        until(lambda: len(failed) > 3)
+        until(lambda: len(failed) > 3, "refusals")
     before = STORAGE.read(run.driver(1))
-    until(lambda: STORAGE.read(run.driver(1)) != before)
+    until(lambda: STORAGE.read(run.driver(1)) != before, "a beat")
     assert not lease.lost
     lease.give_back()
 

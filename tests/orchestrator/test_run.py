@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,6 +40,7 @@ from tests.orchestrator.command import (
 )
 from tests.orchestrator.conftest import EXAMPLE, TINY, digits_spec, drive, overrides
 from tests.orchestrator.reference import reference
+from tests.waiting import until
 from workers.run import RunDirectory, committed_steps, read_parts
 from workers.storage import Storage
 from workers.train.pulse import Phase
@@ -51,13 +51,6 @@ LONG = (*TINY, "training.steps=240", "checkpoint.every_steps=40", "training.opti
 """A job that takes some seconds: time to interfere in."""
 OFTEN = "checkpoint.every_steps=10"
 """For what is to follow on a commit, and come long before the last step."""
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
 
 
 def train_workers() -> list[psutil.Process]:
@@ -113,7 +106,7 @@ def test_ctrl_c_on_2_workers_and_a_killed_process_tree_on_3_are_the_same_experim
     ledger = ledger_of(tmp_path, "digits-clip")
 
     process = start_tandem(*arguments)
-    wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+    until(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 130, output
@@ -123,7 +116,7 @@ def test_ctrl_c_on_2_workers_and_a_killed_process_tree_on_3_are_the_same_experim
     assert saved == status.step < 240
 
     process = start_tandem(*arguments, "--workers", "3")
-    wait_for(lambda: committed_steps(ledger.storage, ledger.run)[-1] > saved, "the next commit")
+    until(lambda: committed_steps(ledger.storage, ledger.run)[-1] > saved, "the next commit")
     kill_tree(process.pid)
     process.communicate()
     committed = committed_steps(ledger.storage, ledger.run)[-1]
@@ -153,7 +146,7 @@ def test_a_stopped_worker_hangs_is_named_and_ended_and_the_job_goes_on(
     stopped: list[psutil.Process] = []
 
     def stop_one() -> None:
-        wait_for(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
+        until(lambda: bool(committed_steps(ledger.storage, ledger.run)), "the first commit")
         stopped.append(max(train_workers(), key=lambda process: process.pid))
         stopped[0].suspend()
 
@@ -227,7 +220,7 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
 
     def interrupt_after_three() -> None:
         try:
-            wait_for(three, "three results")
+            until(three, "three results")
         finally:
             interrupt.request()
 
@@ -237,11 +230,14 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
 
     events = ledger.events()
     steps = [record["time"] for record in ledger.metrics()]
-    kinds = ("evaluation_started", "evaluation_finished")
-    begins, ends = ({event["step"]: event["time"] for event in events if event["event"] == kind} for kind in kinds)
-    assert len(ends) >= 3
-    for step in sorted(ends)[:3]:
-        made = sum(begins[step] < time < ends[step] for time in steps)
+    finished = {event["step"]: event for event in events if event["event"] == "evaluation_finished"}
+    assert {event["step"] for event in events if event["event"] == "evaluation_started"} >= finished.keys()
+    assert len(finished) >= 3
+    for step in sorted(finished)[:3]:
+        # The event follows on the result at the driver's next look.
+        result = ledger.run.evaluation(step, "held-out-digits")
+        end = Path(result.removeprefix("file://")).stat().st_mtime
+        made = sum(end - finished[step]["seconds"] < time < end for time in steps)
         assert made >= 2, f"{made} steps while step {step} was scored"
     assert not any(event["event"] == "evaluation_failed" for event in events)
 
@@ -250,7 +246,7 @@ def test_evaluations_run_beside_training(ray_cluster: None, digits: Path, tmp_pa
     table = tandem("results", uri, "-o", "csv").stdout.splitlines()
     results = ledger.results()  # of one that has just ended, there may be no event
     assert len(table) == 1 + len(results)
-    assert {result["step"] for result in results} >= ends.keys()
+    assert {result["step"] for result in results} >= finished.keys()
     assert table[0].startswith("step,evaluation,kind,main,chance")
     found = find_checkpoint(uri)
     assert status.latest_checkpoint == found.uri
@@ -294,7 +290,7 @@ def test_an_evaluation_that_fails_leaves_the_job_succeeded_and_says_why(
                     KINDS["retrieval"] = retrieval
                 case Began("dies"):
                     # What a process tells in its last moments may not arrive, and the wrong one would be to blame.
-                    wait_for(lambda: "dies" in told("evaluation_started"), "the driver's note of it")
+                    until(lambda: "dies" in told("evaluation_started"), "the driver's note of it")
                     os.kill(os.getpid(), signal.SIGKILL)
 
     def told(kind: str) -> dict[str, dict[str, Any]]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from jobspecs.storage import S3
 from orchestrator.cli import app
 from orchestrator.cluster import connect
+from tests import waiting
 from tests.browser import Browser
 from tests.local_cluster import BUCKET, LocalCluster, local_cluster
 from tests.orchestrator.command import ledger_of, set_flags, tandem
@@ -29,10 +29,10 @@ from workers.run import committed_steps
 
 pytestmark = pytest.mark.ray
 
-ROOT, STEPS = f"s3://{BUCKET}/runs", 600
-PATIENCE_SECONDS = 600.0
+ROOT, STEPS = f"s3://{BUCKET}/runs", 1200
 
 Spec = Callable[..., list[str]]
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,9 @@ def ask(*arguments: str) -> Any:
     return json.loads(call(*arguments, "-o", "json"))
 
 
-def until(true: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"waited for {what}\n{call('list')}"
-        time.sleep(1)
-    return answer
+def until(look: Callable[[], T], what: str) -> T:
+    """Commands that fail, as there is no log yet or the cluster is busy, are called again."""
+    return waiting.until(look, what, every_seconds=1)
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -147,9 +144,17 @@ def test_both_are_seen_in_the_dashboard(cluster: LocalCluster, tmp_path: Path) -
 def test_prometheus_tells_how_far_it_is(cluster: LocalCluster) -> None:
     seen = Seen(cluster.prometheus)
     until(lambda: max(seen.values('ray_tandem_step{tandem_job="first"}'), default=0) > 0, "its steps")
-    ranks = seen.names("ray_tandem_step_seconds")["ray_tandem_step_seconds_total"]
-    assert {series["rank"] for series in ranks} == {"0", "1"}
-    assert len({series["instance"] for series in ranks}) == 2, "each on a node of its own"
+
+    def of_ranks() -> set[tuple[str, str]]:
+        return {
+            (series["rank"], series["instance"])
+            for series in seen.names("ray_tandem_step_seconds").get("ray_tandem_step_seconds_total", ())
+        }
+
+    until(lambda: len(of_ranks()) >= 2, "both ranks")  # nodes are asked one by one
+    ranks, nodes = zip(*sorted(of_ranks()), strict=True)
+    assert ranks == ("0", "1")
+    assert len(set(nodes)) == 2, "each on a node of its own"
     # Ray names more, of which not all listen.
     until(lambda: seen.values("up").count(1.0) >= 3, "the nodes")
 

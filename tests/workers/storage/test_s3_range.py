@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import workers.storage.s3_range
 from jobspecs.errors import AccessDeniedError, ChangedError, DataError, StorageError, UnreachableError
 from jobspecs.storage import S3
 from tests.faulty_proxy import FaultyProxy
+from tests.waiting import until
 from tests.workers.storage.scripted_server import SECRET, Answer, Scripted, answers, refusal
 from workers.storage import ObjectInfo, Storage
 from workers.storage.s3_range import ObjectRanges
@@ -224,9 +224,8 @@ def test_a_server_that_stalls(s3_server: str, s3_storage: Storage, bucket: str) 
             storage.open(f"s3://{bucket}/k", known=known) as stream,
         ):
             stream.read()
-        deadline = time.monotonic() + 300
-        while proxy.injected["stall"] < 8 and time.monotonic() < deadline:
-            time.sleep(0.01)  # the client gave its last request up, perhaps before the proxy took it
+        # The client gave its last request up, perhaps before the proxy took it.
+        until(lambda: proxy.injected["stall"] >= 8, "the last request")
     assert proxy.injected == {"stall": 8}
 
 

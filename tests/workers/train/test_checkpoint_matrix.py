@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch.distributed as dist
 
 import workers.train.host_copy
 from tests.ranks import run_ranks
+from tests.waiting import until
 from tests.workers.train.saving import save, tensors
 from tests.workers.train.tiny import engine, on_engine, whole_state
 from workers.storage import Storage
@@ -79,10 +79,7 @@ def _save_and_load(root: Path) -> dict[Configuration, Gone]:
     for of, one in engines.items():
         for source in sources(of):
             checkpoint = _folder(root, source) / f"checkpoints/step-{SAVED_AT:08d}"
-            deadline = time.monotonic() + 600
-            while not (checkpoint / "manifest.json").exists():
-                assert time.monotonic() < deadline, f"{source} was not saved"
-                time.sleep(0.05)
+            until((checkpoint / "manifest.json").exists, f"the save of {source}")
             assert load(Storage(), f"file://{checkpoint}", one).world_size == source.ranks
             state = whole_state(one)
             saved = tensors(checkpoint, "model") | tensors(checkpoint, "optimizer")
