@@ -48,15 +48,13 @@ def stop(job: Job, *, now: bool, connect: Connect) -> Stopped:
     how = "at once" if now else "with a commit"
     # A driver that is interrupted ends at once when it is interrupted again: each is asked in one way.
     jobs = None if submission_id is None else job.jobs or connect()
-    asked_in_run_directory = driver if now or jobs is None else None
-    if asked_in_run_directory is not None:
-        _wait_until_begun(job, asked_in_run_directory)
-    if jobs is not None and submission_id is not None:
-        # First: a driver that has ended before the cluster knows why is taken for one that failed.
-        jobs.stop(submission_id)
-    if asked_in_run_directory is not None:
+    if driver is not None and (now or jobs is None):
+        # First: a driver that is interrupted already looks for no request.
+        _wait_until_begun(job, driver)
         word = Why.NOW if now else Why.INTERRUPTED
         job.storage.write(job.run.stop, word.encode())
+    if jobs is not None and submission_id is not None:
+        jobs.stop(submission_id)
     message = f"asked {submission_id or job.run.name} to stop {how}; `tandem status {job.run.uri}` says when it has"
     return Stopped(job.run.name, submission_id, job.run.uri, True, message)
 
