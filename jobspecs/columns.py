@@ -10,10 +10,13 @@ from pydantic import Field, model_validator
 from jobspecs.base import Fraction, NonNegativeFloat, Pattern, Section, defaults, misplaced
 from jobspecs.units import Counted, PositiveInt
 
+EXTENSION = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+"""A regular expression of the extensions that a spec can name."""
+
 Column = Annotated[
     str,
     Pattern(
-        r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(;[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$",
+        rf"^{EXTENSION}(;{EXTENSION})*$",
         "an extension without its dot (letters, digits, '_', '.' or '-'), or several parted by ';', as in jpg;png",
     ),
 ]

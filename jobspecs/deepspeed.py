@@ -62,6 +62,9 @@ _NOT_OURS = (
 )
 """Of `zero_optimization`: they place, split or round the state otherwise than checkpoints and updates expect."""
 
+_AUTOCAST = ("enabled", "dtype")
+"""Keys of `torch_autocast` that may be repeated."""
+
 _PATHS = ("output_path", "output_file", "nvme_path")
 """Keys of what DeepSpeed would write beside the run directory, over whatever stands there."""
 
@@ -96,6 +99,7 @@ def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> Non
             )
         if key in ("zero_optimization", "torch_autocast") and not isinstance(value, dict):
             raise misplaced(f"deepspeed.{key}", f"should be a mapping, `key: value`, given: {_short(value)}")
+    _check_autocast(section)
     for path in _paths(section):
         raise misplaced(
             f"deepspeed.{path}",
@@ -108,6 +112,19 @@ def check_deepspeed(section: Mapping[str, JsonValue], training: Training) -> Non
                 f"deepspeed.zero_optimization.{key}",
                 f"zero_optimization.{key} is not supported",
                 "It places or rounds parameters and optimizer state otherwise than checkpoints need it.",
+            )
+
+
+def _check_autocast(section: Mapping[str, JsonValue]) -> None:
+    """Raises the fault of a key of `torch_autocast` that no field decides: by `lower_precision_safe_modules`, DeepSpeed
+    imports whatever module a spec names."""
+    given = section.get("torch_autocast")
+    for key in given if isinstance(given, dict) else ():
+        if key not in _AUTOCAST:
+            raise misplaced(
+                f"deepspeed.torch_autocast.{key}",
+                f"torch_autocast.{key} is not passed on to DeepSpeed",
+                f"Take the key out. Allowed here: {', '.join(_AUTOCAST)}, both as training.precision decides.",
             )
 
 

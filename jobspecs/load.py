@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from jobspecs.base import Section
 from jobspecs.environment import escape
 from jobspecs.errors import Fault, SpecError
 from jobspecs.extends import extended
@@ -144,7 +145,22 @@ def _put(document: Document, path: KeyPath, value: str) -> None:
 def dumps(spec: JobSpec) -> str:
     """`spec` as YAML that `loads` reads back to an equal one. Text is quoted: other readers, too, are not
     to take the name "1e3" for a number. No part of it is taken for a variable of the environment."""
-    return yaml.dump(spec.model_dump(mode="json", exclude_none=True), Dumper=_Quoting, sort_keys=False)
+    stated = _without_null_defaults(spec, spec.model_dump(mode="json"))
+    return yaml.dump(stated, Dumper=_Quoting, sort_keys=False)
+
+
+def _without_null_defaults(value: Any, dumped: Any) -> Any:
+    """`value` as it was `dumped`, without each null that is its field's default. Any other null is said: it does not
+    go without saying."""
+    if isinstance(value, Section):
+        return {
+            name: _without_null_defaults(getattr(value, name), dumped[name])
+            for name, field in type(value).model_fields.items()
+            if dumped[name] is not None or field.default is not None
+        }
+    if isinstance(value, list):
+        return [_without_null_defaults(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
 
 
 class _Quoting(yaml.SafeDumper):

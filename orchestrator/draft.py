@@ -12,7 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobspecs.errors import DataError
+import yaml
+
+from jobspecs.environment import escape
+from jobspecs.errors import DataError, SpecError
+from jobspecs.load import loads
 from workers.data.look import Column, Look
 from workers.data.order import auto_lanes
 
@@ -50,25 +54,38 @@ class Counted:
 def draft(name: str, shards: Shards, counted: Counted, seen: Look, endpoint: str | None = None) -> str:
     """The text of a spec. endpoint: where the tars are, if not at AWS's.
 
-    Raises DataError: nothing in the samples can be contrasted.
+    Raises DataError: nothing in the samples can be contrasted, or the text is no spec.
     """
+    text = _text_of(name, shards, counted, seen, endpoint)
+    try:
+        loads(text, f"the spec of {name}", environment={})
+    except SpecError as error:
+        raise DataError(
+            f"no spec can be drafted for {', '.join(map(_shown, shards.train))}, as what is named there does not fit "
+            f"into one: {error}\nRename it, or write the spec by hand: `tandem init` has examples."
+        ) from error
+    return text
+
+
+def _text_of(name: str, shards: Shards, counted: Counted, seen: Look, endpoint: str | None) -> str:
+    """Raises DataError."""
     large = counted.samples >= _LARGE
     kind, columns = kind_of(seen), _columns(seen, large)
     towers = _image_tower(seen, large) if "image" in columns else ""
     towers += "" if kind == "two_view" else _text_tower(large)
     ranks = auto_lanes(_batch(counted.samples, large))
     lines = [
-        f"# A first spec for {', '.join(shards.train)}, made by looking at {seen.samples} samples:",
+        f"# A first spec for {', '.join(map(_shown, shards.train))}, made by looking at {seen.samples} samples:",
         f"#   {_found(seen)}",
         "# Look it over, then: tandem plan, tandem run.",
         "apiVersion: tandem/v1",
-        f"name: {name}",
+        f"name: {_scalar(name)}",
         "seed: 0",
         "",
         f"objective: {{kind: {kind}}}",
         "",
         "data:",
-        f"  sources: [{{name: {name}, urls: {json.dumps(shards.train)}}}]",
+        f"  sources: [{{name: {_scalar(name)}, urls: {_list(shards.train)}}}]",
         *(f"  {column}: {text}" for column, text in columns.items()),
         "",
         "model:",
@@ -78,7 +95,7 @@ def draft(name: str, shards: Shards, counted: Counted, seen: Look, endpoint: str
         *_training(counted, large),
         "",
         f"cluster: {{workers: 1}}  # ranks; up to {ranks} give the same batches and losses",
-        *([] if endpoint is None else [f"storage: {{s3: {{endpoint: {json.dumps(endpoint)}}}}}"]),
+        *([] if endpoint is None else [f"storage: {{s3: {{endpoint: {_quoted(endpoint)}}}}}"]),
         *_evaluations(shards),
     ]
     return "\n".join(lines) + "\n"
@@ -121,6 +138,30 @@ def _braced(names: Sequence[str]) -> list[str]:
     return [f"{first[1]}{{{first[2]}..{last[2]}}}{first[3]}"]
 
 
+# --- what others have named ---------------------------------------------------------------------------
+
+
+def _scalar(text: str) -> str:
+    """`text` in YAML, without quotes where it can be nothing but text."""
+    is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.;-]*", text) and text not in ("true", "false", "null")
+    return text if is_plain else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """`text` in quotes, with YAML's escapes: JSON's of a rare character are two halves, which YAML does not join."""
+    line: str = yaml.safe_dump(escape(text), default_style='"', width=math.inf, allow_unicode=True)
+    return line.rstrip("\n")
+
+
+def _list(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
+
+
+def _shown(text: str) -> str:
+    """`text` in a comment, which it can't end."""
+    return text if text.isprintable() else json.dumps(text)
+
+
 # --- columns ------------------------------------------------------------------------------------------
 
 
@@ -145,7 +186,7 @@ def _columns(seen: Look, large: bool) -> dict[str, str]:
     order = sorted(usual, key=lambda extension: -seen.images[extension].seen)
     place = _caption(seen)
     views = "" if place else ", views: 2, crop_scale: [0.2, 1.0], flip: 0.5, color: {}"
-    columns = {"image": f"{{column: {';'.join(order)}, size: {_size(seen, large)}{views}}}"}
+    columns = {"image": f"{{column: {_scalar(';'.join(order))}, size: {_size(seen, large)}{views}}}"}
     return columns if place is None else columns | {"text": _text(*place, place[2].length, large)}
 
 
@@ -180,7 +221,7 @@ def _is_usual(column: Column, seen: Look) -> bool:
 
 def _text(extension: str, name: str | None, column: Column, longest: int, large: bool) -> str:
     """`longest` is the length of the texts that share the tokenizer."""
-    place = f"column: {extension}" + (f", field: {name}" if name else "")
+    place = f"column: {_scalar(extension)}" + (f", field: {_scalar(name)}" if name else "")
     if not large and longest + 2 <= _BYTES:
         return f"{{{place}, context_length: {_context(column.length)}}}  # in bytes; 95 % have at most {column.length}"
     tokenizer = "{kind: bpe}" if large else "{kind: bpe, vocabulary: 4096}"
@@ -199,8 +240,10 @@ def _size(seen: Look, large: bool) -> int:
 
 
 def _found(seen: Look) -> str:
-    columns = [f"{name} ({count / max(1, seen.samples):.0%})" for name, count in sorted(seen.extensions.items())]
-    fields = [f"{ext}:{name}" for ext, names in sorted(seen.fields.items()) for name in sorted(names)]
+    columns = [
+        f"{_shown(name)} ({count / max(1, seen.samples):.0%})" for name, count in sorted(seen.extensions.items())
+    ]
+    fields = [_shown(f"{ext}:{name}") for ext, names in sorted(seen.fields.items()) for name in sorted(names)]
     sides = [side for column in seen.images.values() for side in column.sides]
     sizes = f"; images {min(sides)[0]}x{min(sides)[1]} to {max(sides)[0]}x{max(sides)[1]}" if sides else ""
     return f"{', '.join(columns) or 'no member'}{'; texts in ' + ', '.join(fields[:8]) if fields else ''}{sizes}"
@@ -258,5 +301,5 @@ def _evaluations(shards: Shards) -> list[str]:
         "evaluations:",
         "  - kind: retrieval",
         "    name: held-out",
-        f"    data: {{urls: {json.dumps(shards.held_out)}}}  # training does not see it",
+        f"    data: {{urls: {_list(shards.held_out)}}}  # training does not see it",
     ]

@@ -134,6 +134,10 @@ def test_the_search_finds_what_it_looks_for() -> None:
         ("model.image={kind: pretrained, name: a/b, trust_remote_code: true}", "unknown key 'trust_remote_code'"),
         ("data.text.tokenizer={kind: pretrained, name: a/b, trust_remote_code: true}", "unknown key"),
         ("deepspeed={csv_monitor: {enabled: true, output_path: /etc}}", "'csv_monitor' is not passed on"),
+        ("deepspeed={torch_autocast: {lower_precision_safe_modules: [evil.module.X]}}", "is not passed on"),
+        ("deepspeed={flops_profiler: {enabled: true, output_file: /etc/x}}", "DeepSpeed writes no files of its own"),
+        ("deepspeed={zero_optimization: {offload_param: {device: nvme, nvme_path: /etc}}}", "DeepSpeed writes no"),
+        ("deepspeed={zero_optimization: {zero_quantized_weights: true}}", "zero_quantized_weights is not supported"),
         ("seed=!!python/object/apply:os.system [true]", "the tag !!python/object/apply:os.system has no meaning"),
     ],
 )  # fmt: skip

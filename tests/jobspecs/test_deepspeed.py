@@ -35,6 +35,10 @@ Wrong = Callable[..., list[str]]
         ("{torch_autocast: {enabled: true}}", "torch_autocast.enabled",
             "deepspeed.torch_autocast.enabled is true, training.precision != fp32 is false\n"
             "    training.precision != fp32 decides: take the key out of deepspeed."),
+        ("{torch_autocast: {lower_precision_safe_modules: [any.module.X]}}",
+            "torch_autocast.lower_precision_safe_modules",
+            "torch_autocast.lower_precision_safe_modules is not passed on to DeepSpeed\n"
+            "    Take the key out. Allowed here: enabled, dtype, both as training.precision decides."),
         ("{fp16: {enabled: true}}", "fp16",
             'deepspeed.fp16 is {"enabled": true}, training.precision is "fp32"\n'
             "    training.precision decides: take the key out of deepspeed."),
@@ -68,7 +72,7 @@ def test_what_agrees_and_what_is_free_passes(example: str) -> None:
       gradient_clipping: 1
       communication_data_type: fp32
       zero_optimization: {stage: 1, reduce_bucket_size: 1000, overlap_comm: false, zero_quantized_weights: false}
-      torch_autocast: {enabled: false, lower_precision_safe_modules: [torch.nn.Linear]}
+      torch_autocast: {enabled: false, dtype: float32}
     """
     spec = loads(f"{example}\ndeepspeed:{section}")
     assert spec.deepspeed["communication_data_type"] == "fp32"

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 import jobspecs.examples
+from jobspecs.base import Section
 from jobspecs.errors import SpecError
+from jobspecs.fields import field_at, sections_at
+from jobspecs.job import JobSpec
 from jobspecs.load import dumps, load, loads
 
 EXAMPLES = sorted(Path(jobspecs.examples.__path__[0]).glob("*.yaml"))
@@ -202,3 +213,66 @@ def test_text_that_looks_like_something_else_reads_back_as_text(region: str, cla
     storage = spec.storage.model_copy(update={"s3": s3})
     odd = spec.model_copy(update={"name": "1e3", "storage": storage, "evaluations": [evaluation]})
     assert loads(dumps(odd)) == odd
+
+
+def can_be_null(field: FieldInfo | None) -> bool:
+    return field is not None and NoneType in get_args(field.annotation)
+
+
+def nullable(section: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The fields at and below `section` that may be null, by path without the indices of lists."""
+    for name, field in section.model_fields.items():
+        if can_be_null(field):
+            yield f"{above}{name}", field
+        for each in sections_at(field.annotation):
+            yield from nullable(each, f"{above}{name}.")
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def with_null(value: Any, path: tuple[str | int, ...]) -> Any:
+    changed = copy.deepcopy(value)
+    around = changed
+    for key in path[:-1]:
+        around = around[key]
+    around[path[-1]] = None
+    return changed
+
+
+def test_every_field_that_is_null_reads_back_as_null(fulls: dict[str, dict[str, Any]]) -> None:
+    """Many at once: all of one depth, but for those that the fields beside them can't do without."""
+    seen = set()
+    for full in fulls.values():
+        paths = [path for path in places(full) if can_be_null(field_at(JobSpec, full, path))]
+        for depth in {len(path) for path in paths}:
+            value = full
+            for path in (path for path in paths if len(path) == depth):
+                with contextlib.suppress(ValidationError):
+                    JobSpec.model_validate_json(json.dumps(with_null(value, path)))
+                    value = with_null(value, path)
+                    seen.add(".".join(key for key in path if isinstance(key, str)))
+            spec = JobSpec.model_validate_json(json.dumps(value))
+            again = loads(dumps(spec))
+            assert again == spec
+            assert again.experiment_hash() == spec.experiment_hash()
+    meant = {path for path, field in nullable(JobSpec) if field.default is not None}
+    assert {"checkpoint.every_steps", "mining.max_similarity_to_positive.relative"} <= meant <= seen
+    assert len(seen) > 40
+
+
+def test_a_null_is_written_down_where_the_default_is_another(fulls: dict[str, dict[str, Any]]) -> None:
+    for full in fulls.values():
+        spec = loads(json.dumps(full))
+        assert yaml.safe_load(dumps(spec)) == spec.model_dump(mode="json", exclude_none=True), "no null is meant"
+    text = dumps(loads(json.dumps(with_null(fulls["sigmoid"], ("checkpoint", "every_steps")))))
+    assert [line for line in text.splitlines() if "null" in line] == ['  "every_steps": null']
+
+
+def test_nulls_in_a_free_mapping_read_back(example: str) -> None:
+    spec = loads(example, overrides=("deepspeed={zero_optimization: {offload_param: null}}",))
+    assert loads(dumps(spec)) == spec

@@ -17,6 +17,7 @@ from PIL import Image
 from jobspecs.errors import DataError
 from jobspecs.job import JobSpec
 from jobspecs.load import loads
+from jobspecs.retry import Retry
 from jobspecs.storage import S3
 from orchestrator import from_shards
 from orchestrator.draft import Counted, Shards, draft, name_of, split
@@ -186,6 +187,65 @@ def test_the_endpoint_that_the_tars_are_reached_by_stays_in_the_spec(s3_server: 
     spec = loads(spec_for(("s3://drafts/cats",), s3))
     assert (spec.name, spec.storage.s3.endpoint) == ("cats", s3_server)
     assert spec.data.sources[0].urls == ["s3://drafts/cats/*.tar"]
+
+
+# --- hostile ------------------------------------------------------------------------------------------
+
+INJECTED = "x\nretry: {max_attempts: 9}\n#"
+
+
+def test_a_members_name_adds_nothing_to_the_spec(tmp_path: Path) -> None:
+    names = (
+        INJECTED,
+        f"{INJECTED}.txt",
+        "jpg, size: 8}\nseed: 9\n#.jpg",
+        "jpg;seed.jpg",
+        "a b.txt",
+        "\x1b[2j",
+        "#.png",
+    )
+    write(tmp_path / "a", 1, 20, lambda n: CAPTIONED | dict.fromkeys(names, CAPTIONED["jpg"]))
+    text, spec = made(tmp_path / "a")
+    assert "#   jpg (100%), txt (100%); images 40x43 to 40x43" in text.splitlines(), "no spec can name the others"
+    assert (spec.seed, spec.retry, spec.objective.kind) == (0, Retry(), "image_text")
+
+
+def test_a_fields_name_adds_nothing_to_the_spec(tmp_path: Path) -> None:
+    fields = {"a\x1b[2J": "x", 'b"}#': "x", "\ud800": "\ud800", "x\x7f": "x"}
+    write(tmp_path / "a", 1, 20, lambda n: CAPTIONED | {"json": as_json(**fields)})
+    text, _ = made(tmp_path / "a")
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert '"json:a\\u001b[2J", json:b"}#, "json:x\\u007f", "json:\\ud800"; images' in text
+
+
+@pytest.mark.parametrize("name", ["a\nseed: 9\n#", 'a", "b', "a b\x7f", "\N{GRINNING FACE}", "${HOME}", "# a", "a: b"])
+def test_a_shards_name_adds_nothing_to_the_spec(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a", 1, 20, lambda n: CAPTIONED)
+    path = tmp_path / "a" / f"{name}.tar"
+    (tmp_path / "a" / "00000.tar").rename(path)
+    (tmp_path / "a" / "\N{GRINNING FACE}z.tar").write_bytes(path.read_bytes())
+    text, spec = made(tmp_path / "a")
+    assert (spec.seed, spec.data.sources[0].urls) == (0, [str(path)])
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "true", "null"])
+def test_a_folders_name_is_text(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, 1, 20, lambda n: CAPTIONED)
+    _, spec = made(tmp_path / name)
+    assert (spec.name, spec.data.sources[0].name) == (name, name)
+
+
+def test_a_draft_that_is_no_spec_is_not_handed_out() -> None:
+    """A name whose bytes are no UTF-8."""
+    with pytest.raises(DataError) as raised:
+        draft("a", Shards(("\udcff.tar",), ()), Counted(20, True), seen(txt=Column(100, lengths=[50] * 100)))
+    first, where, *_, last = str(raised.value).splitlines()
+    assert first == (
+        'no spec can be drafted for "\\udcff.tar", as what is named there does not fit into one: 1 fault in the spec'
+    )
+    assert re.match(r"  the spec of a:\d+:\d+: .* can't be read as str", where)
+    assert last == "Rename it, or write the spec by hand: `tandem init` has examples."
 
 
 # --- pure ---------------------------------------------------------------------------------------------

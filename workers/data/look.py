@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from jobspecs.columns import EXTENSION
 from workers.data.scan import damaged
 from workers.data.tar import TarDamagedError, TarSample, tar_samples
 from workers.storage import ObjectInfo, Storage
@@ -62,14 +64,20 @@ class Look:
     lists: dict[str, Column] = field(default_factory=lambda: defaultdict(Column))
     """By extension: JSON members that are a list of texts."""
     extensions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Samples that have a member of each extension."""
+    """Samples that have a member of each extension; those that no spec can name are left out."""
 
 
 class _Known:
     """The extensions whose members are read: others may be large."""
 
     def __contains__(self, extension: object) -> bool:
-        return str(extension).rpartition(".")[2] in (*_IMAGES, *_TEXTS, "json")
+        named = str(extension)
+        return _can_be_named(named) and named.rpartition(".")[2] in (*_IMAGES, *_TEXTS, "json")
+
+
+def _can_be_named(extension: str) -> bool:
+    """Whether a spec can name it. Who made the tar may have put anything into its members' names."""
+    return re.fullmatch(EXTENSION, extension) is not None
 
 
 def look(shards: Sequence[ObjectInfo], storage: Storage) -> Look:
@@ -101,7 +109,7 @@ def _first(shard: ObjectInfo, storage: Storage) -> Iterator[TarSample]:
 
 def _take(sample: TarSample, seen: Look) -> None:
     seen.samples += 1
-    for extension in sample.extensions:
+    for extension in filter(_can_be_named, sample.extensions):
         seen.extensions[extension] += 1
     for extension, content in sample.members.items():
         kind = extension.rpartition(".")[2]
@@ -125,7 +133,11 @@ def _take_json(extension: str, content: bytes, seen: Look) -> None:
     if _is_texts(value):
         _count(seen.lists[extension])
     for name, text in _texts_of(value):
-        _count(seen.fields[extension][name]).lengths.append(len(text.encode()))
+        _count(seen.fields[extension][name]).lengths.append(_length(text))
+
+
+def _length(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))  # JSON can spell what is no UTF-8
 
 
 def _texts_of(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
