@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 
-from orchestrator.lease import SUBMISSION_VARIABLE
+from orchestrator.lease import this_submission
 from orchestrator.views.choose import Show, view_of
 from orchestrator.views.lines import LinesView
 from orchestrator.views.view import View
@@ -66,7 +65,7 @@ class JobView(LinesView):
 
 def view_of_driver(show: Show, name: str) -> View:
     """What this process shows of the job of that name, which it drives."""
-    submission_id = os.environ.get(SUBMISSION_VARIABLE)
+    submission_id = this_submission()
     if submission_id is None:
         return view_of(show, name)
     return JobView(Console(width=200), submission_id)

@@ -21,10 +21,14 @@ from jobspecs.errors import UsageError
 from jobspecs.job import JobSpec
 from jobspecs.kubernetes import Kubernetes
 from jobspecs.load import dumps
+from orchestrator.absolute_uris import absolute_uris, is_local
 from orchestrator.evaluation_task import reserved
 from orchestrator.kubernetes_network import network_policy
 from orchestrator.kubernetes_pods import SPEC_FILE, Pod, head_pod, pod_labels, submitter_pod, worker_pod
-from orchestrator.named_uris import named_uris
+from orchestrator.named_uris import named_models, named_uris
+from orchestrator.submission import STOP_VARIABLES, metadata
+from workers.run import RunDirectory
+from workers.storage import join
 
 Object = dict[str, Any]
 
@@ -54,6 +58,8 @@ def job_objects(spec: JobSpec) -> list[Object]:
     }
     job = {
         "entrypoint": f"tandem run {SPEC_FILE}",
+        "metadata": _job_metadata(spec),
+        "runtimeEnvYAML": yaml.safe_dump({"env_vars": STOP_VARIABLES}),
         "submissionMode": "K8sJobMode",
         "submitterPodTemplate": submitter_pod(name, kubernetes),
         # A head that dies takes the driver with it: the next cluster goes on from the newest checkpoint.
@@ -123,6 +129,12 @@ def _object(kind: str, name: str, spec: JobSpec, kubernetes: Kubernetes, body: O
     return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": metadata, "spec": body}
 
 
+def _job_metadata(spec: JobSpec) -> dict[str, str]:
+    """What a submitted job of the same spec has, so that `tandem list` finds this one too."""
+    spec = absolute_uris(spec)
+    return metadata(spec, RunDirectory(join(spec.storage.root, spec.name)))
+
+
 def _cluster(spec: JobSpec, kubernetes: Kubernetes, name: str, *, job: bool) -> Object:
     """A RayCluster's spec. With a range of workers Ray's autoscaler makes the pods and takes them back; Kueue, which
     admits all pods of a job or none, gets a fixed number."""
@@ -186,8 +198,14 @@ def _check_places(spec: JobSpec, kubernetes: Kubernetes) -> None:
     shared = tuple(f"{claim.path}/" for claim in kubernetes.claims)
     for place, uri in named_uris(spec):
         path = uri.removeprefix("file://")
-        if not uri.startswith("s3://") and not path.startswith(shared):
+        if "://" not in path and not path.startswith(shared):
             raise UsageError(
                 f"{place}: {uri!r} is a folder that pods don't share, and what is written there is gone with its pod. "
                 "Give an s3:// URI, or a path below one of cluster.kubernetes.claims"
+            )
+    for place, name in named_models(spec):
+        if is_local(place, name, spec.storage.root) and not name.removeprefix("file://").startswith(shared):
+            raise UsageError(
+                f"{place}: {name!r} is a folder that pods don't have. Give a path below one of "
+                "cluster.kubernetes.claims, or a name that is no folder here"
             )

@@ -143,6 +143,11 @@ class RunFigures:
                 if "bytes" in event:
                     self.values[figure(_CHECKPOINT_SECONDS)] = float(event["seconds"])
                     self.values[figure(_CHECKPOINT_BYTES)] = float(event["bytes"])
+            case "training_finished":
+                # Training may end early, and a driver that only evaluates has seen no step. The alerts ask both.
+                attempt = str(int(self.values.get(figure(_ATTEMPT), 0)))
+                self.values[figure(_OF_STEP["step"], attempt=attempt)] = float(event["step"])
+                self.values[figure(_TOTAL_STEPS)] = float(event["step"])
             case "evaluation_finished":
                 score = figure(_SCORE, evaluation=event["evaluation"], score=event["main"])
                 self.values[score] = float(event["score"])

@@ -23,5 +23,11 @@ def test_every_package_and_all_that_it_needs_besides_python_is_listed() -> None:
             assert any(fnmatch(file.name, pattern) for pattern in patterns), file
 
 
+def test_type_checkers_read_the_annotations_of_what_is_installed() -> None:
+    for package in ("jobspecs", "workers", "orchestrator"):
+        assert (ROOT / package / "py.typed").is_file()
+        assert "py.typed" in SETTINGS["package-data"][package]
+
+
 def sources(name: str) -> list[Path]:
     return [file for root in ("jobspecs", "workers", "orchestrator") for file in (ROOT / root).rglob(name)]

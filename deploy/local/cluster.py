@@ -31,6 +31,8 @@ HOST = "127.0.0.1"
 FOLDER = Path("build/local")
 BUCKET = "tandem"
 NODES = 3
+RULES = Path(__file__).resolve().parents[1] / "monitoring" / "alerts.yml"
+"""The alerts, of which Prometheus' page shows what fires."""
 CPUS = 2
 """Of each node, whatever the machine has: more workers than cores are slower, and the same experiment."""
 STARTED_SECONDS = 120
@@ -190,7 +192,8 @@ def _start_prometheus(ports: Ports) -> None:
     discovery = _session(ports) / "n0" / "prom_metrics_service_discovery.json"  # Ray keeps its nodes there
     config = FOLDER / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 5s}\n"
+        "global: {scrape_interval: 5s, evaluation_interval: 5s}\n"
+        f"rule_files: ['{RULES}']\n"
         "scrape_configs:\n"
         f"  - {{job_name: ray, file_sd_configs: [{{files: ['{discovery}']}}]}}\n"
     )

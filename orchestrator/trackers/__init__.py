@@ -43,7 +43,8 @@ def check_trackers(tracking: Tracking) -> None:
         if name in EXTRAS and find_spec(EXTRAS[name]) is None:
             raise UsageError(
                 f"tracking.{name} needs the package {EXTRAS[name]}, which is not installed where the driver runs. "
-                f"Install Tandem with its extra there (pip install 'tandem[{name}]'), or take the section out."
+                f"Install Tandem from its sources with the extra there (pip install '.[{name}]'), or take the section "
+                "out."
             )
 
 

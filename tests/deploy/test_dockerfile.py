@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def test_all_that_pip_installs_is_pinned() -> None:
         assert "--constraint /build/constraints.txt" in install or "--no-deps" in install, install
     pins = (ROOT / "constraints.txt").read_text()
     assert all(re.search(rf"^{package}==", pins, re.MULTILINE) for package in ("torch", "ray", "deepspeed"))
+
+
+@pytest.mark.parametrize("extras", ["", "faiss mlflow"])
+def test_extras_of_the_project_can_be_added(extras: str) -> None:
+    assert "EXTRAS=" in arguments("ARG"), "none by default"
+    (run,) = [run for run in arguments("RUN") if "tomllib" in run]
+    program = run.partition('python -c "')[2].partition('"')[0].replace("/build/", f"{ROOT}/")
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"EXTRAS": extras}, capture_output=True, text=True, check=True
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    added = [package for name in extras.split() for package in project["optional-dependencies"][name]]
+    assert done.stdout.splitlines() == [*project["dependencies"], *added]
 
 
 def test_both_variants_and_no_other() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator import job_entry
 from orchestrator.holders import holders, summed
 from orchestrator.job_entry import JobView, view_of_driver, write_entry
-from orchestrator.lease import SUBMISSION_VARIABLE
+from orchestrator.lease import RAY_VARIABLE, SUBMISSION_VARIABLE
 from orchestrator.views.choose import Show
 
 
@@ -62,12 +62,23 @@ def test_an_entry_that_is_over_or_unknown_is_left_alone(entry: bytes | None, ent
 
 def test_a_typed_run_has_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SUBMISSION_VARIABLE, raising=False)
+    monkeypatch.delenv(RAY_VARIABLE, raising=False)
     with view_of_driver(Show.TEXT, "x") as view:
         assert not isinstance(view, JobView)
     monkeypatch.setenv(SUBMISSION_VARIABLE, "x-1")
     monkeypatch.setattr(job_entry, "write_entry", lambda *_: True)
     with view_of_driver(Show.TEXT, "x") as view:
         assert isinstance(view, JobView)
+
+
+def test_a_rayjob_of_kuberay_has_an_entry(entries: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"job_submission_id": "x-1", "run_directory": "s3://b/runs/x"}
+    monkeypatch.delenv(SUBMISSION_VARIABLE, raising=False)
+    monkeypatch.setenv(RAY_VARIABLE, json.dumps({"runtime_env": {}, "metadata": about}))
+    with view_of_driver(Show.TEXT, "x") as view:
+        assert isinstance(view, JobView)
+        view.event({"message": "starting", "time": 0.0})
+    assert written(entries)["metadata"]["progress"] == "starting"
 
 
 def test_holders_are_other_jobs_by_what_they_reserve() -> None:

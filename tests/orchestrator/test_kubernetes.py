@@ -16,8 +16,12 @@ from typer.testing import CliRunner
 from jobspecs.errors import UsageError
 from jobspecs.job import JobSpec
 from jobspecs.load import load, loads
+from jobspecs.mining import Mining
+from orchestrator.absolute_uris import absolute_uris
 from orchestrator.cli import app
+from orchestrator.cluster import connect
 from orchestrator.kubernetes import cluster_objects, job_objects, object_name, to_yaml
+from tests.orchestrator.fake_dashboard import FakeDashboard
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "jobspecs" / "examples" / "digits_clip.yaml"
@@ -129,6 +133,30 @@ def test_what_the_spec_says_is_there() -> None:
     assert head["template"]["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "3", "memory": "10Gi"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "run"),
+    [
+        ((), "s3://bucket/runs/digits-clip"),
+        (("storage.root=/data/runs",), "file:///data/runs/digits-clip"),
+        (("storage.s3.endpoint=http://minio:9000",), "s3://bucket/runs/digits-clip"),
+    ],
+)
+def test_its_entry_on_the_cluster_is_that_of_a_submitted_job(overrides: tuple[str, ...], run: str) -> None:
+    spec = spec_of(*overrides)
+    job = job_objects(spec)[-1]["spec"]
+    with FakeDashboard() as dashboard:
+        dashboard.add("digits-clip-x7k2p", "RUNNING", job["metadata"])
+        (entry,) = connect(dashboard.url).entries()
+    assert (entry.name, entry.run_directory, entry.progress) == ("digits-clip", run, "submitted")
+    assert entry.spec_hash == absolute_uris(spec).experiment_hash()[:16]
+    assert entry.s3_endpoint == spec.storage.s3.endpoint
+
+
+def test_a_job_that_is_stopped_has_time_for_a_commit() -> None:
+    job = job_objects(spec_of())[-1]["spec"]
+    assert yaml.safe_load(job["runtimeEnvYAML"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "300"}}
+
+
 def test_a_queue_gets_a_fixed_number_of_pods() -> None:
     job = job_objects(spec_of(GROWS, QUEUED))[-1]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
@@ -192,6 +220,28 @@ def test_a_folder_that_pods_do_not_share(override: str, place: str) -> None:
     with pytest.raises(UsageError, match="is a folder that pods don't share") as caught:
         job_objects(spec_of(override))
     assert str(caught.value).startswith(place)
+
+
+@pytest.mark.parametrize("name", ["here/clip", "/database/clip", "./nowhere", "~/clip"])
+@pytest.mark.parametrize("place", ["model.image", "data.text.tokenizer"])
+def test_a_model_that_pods_do_not_have(place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "clip").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is a folder that pods don't have") as caught:
+        job_objects(spec_of(f"{place}={{kind: pretrained, name: '{name}'}}"))
+    assert str(caught.value).startswith(f"{place}.name: '{name}'")
+    for other in ("openai/clip", "/data/clip"):
+        assert job_objects(spec_of(f"{place}={{kind: pretrained, name: '{other}'}}"))
+
+
+def test_a_run_that_mines_and_that_pods_do_not_have() -> None:
+    for model in ("runs/first", "file:///elsewhere/runs/first"):
+        mining = Mining(model=model, before_training=True)
+        with pytest.raises(UsageError, match=rf"mining.model: '{model}' is a folder that pods don't have"):
+            job_objects(spec_of().model_copy(update={"mining": mining}))
+    for model in ("first", "s3://bucket/runs/first", "file:///data/runs/first", "bm25"):
+        mining = Mining(model=model, before_training=True)
+        assert job_objects(spec_of().model_copy(update={"mining": mining}))
 
 
 def test_faults_of_the_section() -> None:

@@ -131,6 +131,17 @@ def test_the_board_is_one_that_grafana_can_lay_out() -> None:
         assert all("$tandem_job" in target["expr"] for target in panel["targets"]), panel["title"]
 
 
+def test_no_step_is_missing_once_training_is_over() -> None:
+    early = RunFigures(total_steps=40, now=10.0)
+    early.event({"event": "attempt_started", "attempt": 2, "time": 20.0})
+    early.steps([{**RECORD, "attempt": 2}])
+    early.event({"event": "training_finished", "step": 7})
+    assert of(early, "tandem_step", attempt="2") == of(early, "tandem_total_steps") == 7.0
+    only_evaluates = RunFigures(total_steps=40, now=10.0)
+    only_evaluates.event({"event": "training_finished", "step": 40})
+    assert of(only_evaluates, "tandem_step", attempt="0") == of(only_evaluates, "tandem_total_steps") == 40.0
+
+
 @pytest.mark.skipif(not INSTALLED, reason="Prometheus is not installed")
 def test_prometheus_can_read_its_configuration_and_the_rules() -> None:
     for what, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):

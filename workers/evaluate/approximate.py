@@ -1,4 +1,4 @@
-"""Approximate search by FAISS, for corpora in which exact search takes too long: the optional extra `tandem[faiss]`.
+"""Approximate search by FAISS, for corpora in which exact search takes too long: the optional extra `faiss`.
 
 An inverted file (`IndexIVFFlat`): the candidates are clustered into 4·√C lists, and a query is compared with those in
 the 16th part of the lists whose centres are nearest. Scores are exact; candidates of other lists are not found. A query
@@ -35,7 +35,8 @@ def check_installed(evaluation: str) -> None:
     except ImportError as error:
         raise UsageError(
             f"evaluation {evaluation!r}: search is approximate, and FAISS, which does it, can't be imported here "
-            f"({error}). Install the extra on all nodes, pip install 'tandem[faiss]', or set search: exact"
+            f"({error}). Install Tandem from its sources with the extra on all nodes (pip install '.[faiss]'), or set "
+            "search: exact"
         ) from error
 
 
