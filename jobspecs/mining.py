@@ -56,13 +56,13 @@ class Mining(Section):
 
     model: Annotated[str, Field(min_length=1)] | None = None
     """What ranks the candidates: a run (its newest checkpoint) by directory, URI or name below `storage.root`, the
-    folder of a checkpoint, or `bm25`, the words that query and document share. None takes the run of this job. In the
-    job it is what mines before training; every so many steps its newest checkpoint does."""
+    folder of a checkpoint, or `bm25`, the words that query and document share; no model of another library. None takes
+    the run of this job. In the job it is what mines before training; every so many steps its newest checkpoint does."""
     before_training: bool = False
-    """Whether the job mines before its first step, by `model`."""
+    """Whether the job mines before its first step, by `model`. Only with the objective `text_text`."""
     every_steps: PositiveInt | None = None
-    """The job mines again after so many steps, by what it has trained by then, and goes on with what that finds. None
-    does not."""
+    """The job mines again after so many steps, by what it has trained by then, and goes on with what that finds. Only
+    with the objective `text_text`. None does not."""
     corpus: Annotated[list[str], Field(min_length=1)] | None = None
     """Tars, written as in `data.sources`, whose documents (texts) are the candidates. None takes those of
     `data.sources`."""

@@ -21,7 +21,7 @@ from orchestrator.lease import Lease
 from orchestrator.mining_stage import MiningStage
 from orchestrator.prepare import Prepared
 from orchestrator.ray_tasks import TasksLostError
-from orchestrator.resume import Resume
+from orchestrator.resume import Resume, ResumePoint
 from orchestrator.retry import Again
 from orchestrator.workforce import Workforce
 from workers.train.fence import attempts
@@ -64,7 +64,8 @@ class Attempts:
                     return True
                 if self._halt.asked():
                     return False
-                self._mining.before(point)
+                if not self._mine(point):
+                    continue
             except (StorageError, TasksLostError) as error:
                 again = self._aftermath.of_search(error)
                 if self._halt.asked():
@@ -77,6 +78,24 @@ class Attempts:
             ended = self._launcher.run(attempt)
             self._resume.committed = ended.step
             again = self._aftermath.of_attempt(attempt, ended)
+
+    def _mine(self, point: ResumePoint) -> bool:
+        """Sees to the negatives of the attempt that begins at `point`. Returns False where its checkpoint, which mines
+        them, is damaged: it is withdrawn, and the one before takes its place. Raises as `MiningStage.before`."""
+        from workers.train.checkpoint import CheckpointError  # torch, which the driver starts without
+
+        try:
+            self._mining.before(point)
+        except CheckpointError as error:
+            if point.uri is None:  # the one that `mining.model` names
+                raise
+            if self._resume.withdraw_if_damaged(point.uri):
+                self._resume.committed = 0  # it is not looked for any more
+                return False
+            raise StorageError(
+                f"{error}; the driver finds it whole. All nodes must see the same storage.root"
+            ) from error
+        return True
 
     def _last_number(self) -> int:
         """The newest attempt's that is known of, whoever began it; 0 before the first. Raises StorageError."""

@@ -85,7 +85,7 @@ def mine(
     out: Annotated[str, typer.Option(help="Folder or URI that the new tars go to.", show_default=False)],
     model: Annotated[
         str | None,
-        typer.Option(help="A run, the folder of a checkpoint, or bm25: as mining.model.", show_default=False),
+        typer.Option(help="A run of Tandem, the folder of a checkpoint, or bm25: as mining.model.", show_default=False),
     ] = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads it
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time, at most.")] = None,

@@ -117,6 +117,13 @@ def embed(
     ] = [],  # noqa: B006 - typer reads it
     dtype: Annotated[VectorType, typer.Option(help="How vectors are stored.")] = VectorType.FLOAT32,
     workers: Annotated[int | None, typer.Option(min=1, help="Shards at a time, at most.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs that each of them reserves. By default as a worker of the run.")
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="GPUs, 0 or 1. By default 1 where a worker of the run has one."),
+    ] = None,
     endpoint: Endpoint = None,
     root: Root = "runs",
     output: OutputOption = Output.TABLE,
@@ -126,13 +133,15 @@ def embed(
     Columns: key, shard, row, vector (L2-normalised), and the fields. Runs as Ray tasks; called again, it goes on
     with the shards that are not done. Samples that can't be decoded are left out, and counted by cause.
     _manifest.json, written last, says what the files are.
+
+    On a machine of its own without GPUs it embeds on CPUs. On a cluster without them say --gpus 0.
     """
     with told(WRONG):
-        from orchestrator.embedding import embed_with_ray, find_work, settings_of
+        from orchestrator.embedding import embed_with_ray, find_work, reserving, settings_of
         from orchestrator.find_checkpoint import find_checkpoint
         from workers.storage import absolute
 
-        found = find_checkpoint(model, given_s3(endpoint), root)
+        found = reserving(find_checkpoint(model, given_s3(endpoint), root), cpus, gpus)
         settings = settings_of(found, side, dtype.value, tuple(field))
         work = find_work(found.storage, urls, absolute(out), settings)
     with told(FAILED):

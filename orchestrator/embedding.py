@@ -10,15 +10,20 @@ another checkpoint wrote, or other settings, is never mixed with: the call is re
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobspecs.cluster import Cluster
 from jobspecs.errors import AlreadyExistsError, DataError, TandemError, UsageError
 from jobspecs.job import JobSpec
+from jobspecs.schedule import TaskResources
+from orchestrator.evaluation_task import reserved
 from orchestrator.find_checkpoint import FoundCheckpoint
 from orchestrator.ray_tasks import answers
 from workers.data.find_shards import REQUESTS_AT_A_TIME, Folders, find_shards, stem
@@ -68,6 +73,14 @@ def settings_of(
         taken.append(name)
     tokenizers = load_tokenizers(found.storage, found.run, spec.data)
     return Settings(fingerprint(found.manifest, tokenizers), side, spec.model.embedding_dim, dtype, chosen)
+
+
+def reserving(found: FoundCheckpoint, cpus: int | None, gpus: int | None) -> FoundCheckpoint:
+    """The checkpoint, with what a task that embeds by it reserves: None as the run's workers do, but one GPU at most.
+    It changes no vector but by rounding."""
+    wanted = {"cpus_per_worker": cpus, "gpus_per_worker": gpus}
+    cluster = found.spec.cluster.model_copy(update={name: n for name, n in wanted.items() if n is not None})
+    return replace(found, spec=found.spec.model_copy(update={"cluster": cluster}))
 
 
 @dataclass(frozen=True)
@@ -183,15 +196,31 @@ def _embedded(
     start_ray(cluster)
     import ray
 
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=min(cluster.gpus_per_worker, 1))(_embed)
+    needs = _reserved(cluster)
+    task = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus)(_embed)
     task = task.options(name=f"tandem:embed:{found.spec.name}")
 
     def start(shard: ObjectInfo) -> Any:
         return task.remote(found.spec, found.run, found.uri, found.storage, shard, work.out, work.settings)
 
     remedy = f"What is done is kept in {work.out}: call again to go on"
-    for _, record in answers(start, shards, len(shards), "embedding", "shards", remedy, workers, check):
+    for _, record in answers(
+        start, shards, len(shards), "embedding", "shards", remedy, workers, check, needs, cluster.wait_seconds
+    ):
         yield record
+
+
+def _reserved(cluster: Cluster) -> TaskResources:
+    """What a task reserves; of a Ray of this machine's own, to which nothing will come, no more than it has."""
+    from orchestrator.ray_cluster import nodes
+
+    needs = reserved(None, cluster)
+    if os.environ.get("RAY_ADDRESS"):
+        return needs
+    cpus, gpus = (max((int(getattr(node, kind)) for node in nodes()), default=0) for kind in ("cpus", "gpus"))
+    if needs.gpus > gpus:
+        print("this machine has no GPU: embedding on its CPUs", file=sys.stderr, flush=True)
+    return TaskResources(cpus=max(1, min(needs.cpus, cpus)), gpus=min(needs.gpus, gpus))
 
 
 def _embed(

@@ -11,6 +11,7 @@ from jobspecs.storage import S3
 from orchestrator.embedding import settings_of
 from orchestrator.find_checkpoint import FoundCheckpoint, find_checkpoint
 from workers.embed.settings import Settings
+from workers.pretrained.load import is_model_folder
 from workers.storage import Storage, join
 
 PLACE = ("column", "field")
@@ -32,9 +33,13 @@ def named_model(spec: JobSpec, mining: Mining, storage: Storage) -> Model | None
     if mining.model == BM25:
         return None
     s3 = None if spec.storage.s3 == S3() else spec.storage.s3
-    return model_of(
-        find_checkpoint(mining.model or join(spec.storage.root, spec.name), s3, spec.storage.root), spec, storage
-    )
+    named = mining.model or join(spec.storage.root, spec.name)
+    if is_model_folder(named):
+        raise UsageError(
+            f"mining.model: {named} is a model of another library. Mining takes a run of Tandem, the folder of one of "
+            f"its checkpoints, or {BM25}"
+        )
+    return model_of(find_checkpoint(named, s3, spec.storage.root), spec, storage)
 
 
 def model_of(found: FoundCheckpoint, spec: JobSpec, storage: Storage) -> Model:

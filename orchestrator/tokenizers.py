@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from jobspecs.columns import BpeTokenizer, PretrainedTokenizer, Text
 from jobspecs.data import Data
 from jobspecs.errors import DataError, TandemError
+from orchestrator.ray_tasks import answers
 from workers.data.index import Index
 from workers.data.keyed import permutation
 from workers.data.row_maker import texts_of
@@ -33,20 +35,35 @@ def find(data: Data) -> dict[str, Tokenizer]:
     return found
 
 
-def train_with_ray(data: Data, indexes: tuple[Index, ...], storage: Storage, seed: int) -> dict[str, Tokenizer]:
-    """The tokenizers that are trained on the job's texts, each in a Ray task. Columns with equal sections
-    share one, trained on the texts of all of them. Raises DataError, StorageError."""
+def train_with_ray(
+    data: Data,
+    indexes: tuple[Index, ...],
+    storage: Storage,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Tokenizer]:
+    """The tokenizers that are trained on the job's texts, each in a Ray task, one at a time. Columns with equal
+    sections share one, trained on the texts of all of them. check: called each second; what it raises ends the tasks.
+
+    Raises DataError, StorageError; JobFailedError: a task died again and again, or raised another error.
+    """
     import ray
 
     trained: dict[str, Tokenizer] = {}
     task = ray.remote(num_cpus=1)(_train)
-    for section in {text.tokenizer for text in data.texts.values() if isinstance(text.tokenizer, BpeTokenizer)}:
-        columns = {name: text for name, text in data.texts.items() if text.tokenizer == section}
-        name = f"tandem:tokenizer:{'+'.join(columns)}"
-        answer = ray.get(task.options(name=name).remote(section, list(columns.values()), indexes, storage, seed))
-        if isinstance(answer, TandemError):
-            raise answer
-        trained |= dict.fromkeys(columns, answer)
+    columns: dict[BpeTokenizer, dict[str, Text]] = {}
+    for name, text in data.texts.items():
+        if isinstance(text.tokenizer, BpeTokenizer):
+            columns.setdefault(text.tokenizer, {})[name] = text
+
+    def start(section: BpeTokenizer) -> Any:
+        texts = columns[section]
+        named = task.options(name=f"tandem:tokenizer:{'+'.join(texts)}")
+        return named.remote(section, list(texts.values()), indexes, storage, seed)
+
+    remedy = "No tokenizer was written: the same command trains them anew"
+    for section, tokenizer in answers(start, columns, len(columns), "training", "tokenizers", remedy, 1, check):
+        trained |= dict.fromkeys(columns[section], tokenizer)
     return trained
 
 

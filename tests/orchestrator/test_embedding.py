@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
 
 from jobspecs.errors import ChangedError, DataError, JobFailedError, UsageError
 from jobspecs.load import loads
+from jobspecs.schedule import TaskResources
+from orchestrator import embedding, ray_cluster
 from orchestrator.cli import app
+from orchestrator.elastic import Node
 from orchestrator.embedding import embed_with_ray, find_work, settings_of
+from orchestrator.environment import variables
 from orchestrator.find_checkpoint import find_checkpoint
+from orchestrator.ray_tasks import answers
+from tests.orchestrator.played_ray import play_ray
 from tests.workers.checkpoints import write_untrained_run
 from tests.workers.tiny_job import SPEC, broken, scans, write_shards
 from workers.data.tokenize import byte_tokenizer
@@ -35,6 +43,58 @@ def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
     for fields in (("row",), ("label", "label")):
         with pytest.raises(UsageError, match=f"--field {fields[-1]}: there is a column of that name already"):
             settings_of(found, "image", "float32", fields)
+
+
+@pytest.fixture
+def of_gpus(tmp_path: Path) -> list[str]:
+    """`tandem embed` of a run whose workers have two GPUs each, and a shard."""
+    write_shards(tmp_path / "data", scans()[:2], shards=1)
+    spec = loads(SPEC % "data", "spec.yaml", ("cluster={gpus_per_worker: 2, cpus_per_worker: 4, wait_seconds: 9}",))
+    write_untrained_run(spec, RunDirectory(f"file://{tmp_path}/run"), {"text": byte_tokenizer()})
+    return ["embed", str(tmp_path / "run"), f"{tmp_path}/data/*.tar", "--out", str(tmp_path / "out")]
+
+
+NO_GPU = "this machine has no GPU: embedding on its CPUs\n"
+
+
+@pytest.mark.parametrize(
+    ("node", "cluster", "more", "reserved", "told"),
+    [
+        (Node("n", 8, 1), False, (), (4, 1), ""),
+        (Node("n", 8, 0), False, (), (4, 0), NO_GPU),
+        (Node("n", 2, 0), False, ("--gpus", "0"), (2, 0), ""),
+        (Node("n", 2, 0), True, (), (4, 1), ""),  # it may grow
+        (Node("n", 2, 0), True, ("--gpus", "0", "--cpus", "1"), (1, 0), ""),
+    ],
+)
+def test_a_task_reserves_what_a_worker_does_but_no_more_than_this_machine_has(
+    of_gpus: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    node: Node,
+    cluster: bool,
+    more: tuple[str, ...],
+    reserved: tuple[int, int],
+    told: str,
+) -> None:
+    patience = []
+
+    def spied(*arguments: Any) -> Iterator[tuple[Any, Any]]:
+        patience.append(arguments[-2:])
+        return answers(*arguments)
+
+    played = play_ray(monkeypatch)
+    monkeypatch.setattr(embedding, "answers", spied)
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda cluster: None)
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: (node,))
+    with variables({"RAY_ADDRESS": "head:6379" if cluster else None}):
+        app([*of_gpus, *more], standalone_mode=False)
+    cpus, gpus = reserved
+    assert played.reserved == [{"num_cpus": cpus, "num_gpus": gpus}]
+    assert patience == [(TaskResources(cpus=cpus, gpus=gpus), 9.0)]
+    shown = capsys.readouterr()
+    assert "out: 2 image embeddings of 1 shards\n" in shown.out
+    assert shown.err == told
 
 
 @pytest.mark.ray

@@ -165,6 +165,14 @@ def test_what_can_not_be_mined_is_told_before_anything_starts(folder: Path, tmp_
         find_mining(spec_of(folder, f"mining.model={run.uri}"), f"file://{tmp_path}/out")
     with pytest.raises(UsageError, match="holds no run"):  # its own, which was never started
         find_mining(spec_of(folder, f"storage.root={tmp_path}"), f"file://{tmp_path}/out")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(
+        UsageError,
+        match=r"mining\.model: .*/theirs is a model of another library\. Mining takes a run of Tandem, the folder of "
+        "one of its checkpoints, or bm25$",
+    ):
+        find_mining(spec_of(folder, f"mining.model={tmp_path}/theirs"), f"file://{tmp_path}/out")
     here = spec_of(folder, "mining.model=bm25", "data.sources.0.name=data")
     with pytest.raises(UsageError, match="the new tars would replace those that they are made of"):
         find_mining(here, f"file://{folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,14 @@ from orchestrator.lease import TakenOverError
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.ray_tasks import TasksLostError
 from tests.orchestrator import test_attempts
-from tests.orchestrator.test_attempts import NO_DELAYS, RANGE, Play, StageOf, ends, fails
+from tests.orchestrator.test_attempts import NO_DELAYS, RANGE, Play, Stage, StageOf, ends, fails
 from tests.workers.mining_job import FOUND, spec_of, write_pairs, write_table
 from workers.data.negatives import NegativesTable, read_table
 from workers.mining.table import Found
 from workers.mining.versions import Era
 from workers.storage import Storage
+from workers.train.checkpoint import CheckpointError, File, Manifest, verify
+from workers.train.task import Outcome
 
 stage_of = test_attempts.stage_of
 """The fixture."""
@@ -181,6 +184,91 @@ def test_nodes_that_die_while_it_mines_cost_retries_of_their_own(
     job.storage.delete(f"{job.run.negatives(3)}/manifest.json")
     job.storage.delete(f"{job.run.checkpoint(7)}/manifest.json")
     with pytest.raises(JobFailedError, match=r"(?s)it died\. Again.*of kind node_lost .*retry\.node_lost\.retries"):
+        stage_of(job, []).train()
+
+
+@pytest.fixture
+def loads_what_mines(mined: list[tuple[int, str | None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mined, only by checkpoints whose content is what they were committed with."""
+    mine = job_mining.mine_version
+
+    def checked(job: Prepared, era: Era, checkpoint: str | None, check: Callable[[], None]) -> object:
+        if checkpoint is not None:
+            verify(job.storage, checkpoint, content=True)
+        return mine(job, era, checkpoint, check)
+
+    monkeypatch.setattr(job_mining, "mine_version", checked)
+
+
+def commits_damaged(step: int) -> Play:
+    """An attempt whose commit is of the right size, and of which a byte is wrong."""
+
+    def play(stage: Stage) -> Outcome:
+        file = File("model-a00001-r00000-000.safetensors", 4, hashlib.sha256(b"good").hexdigest())
+        fixed, uri = stage.job.fixed, stage.job.run.checkpoint(step)
+        manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {}, (file,))
+        stage.job.storage.write(f"{uri}/{file.name}", b"food")
+        stage.job.storage.write(f"{uri}/manifest.json", manifest.to_json())
+        return Outcome(step)
+
+    return play
+
+
+@pytest.mark.parametrize("before", [2, None])
+def test_a_damaged_checkpoint_does_not_mine_and_the_one_before_takes_its_place(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    loads_what_mines: None,
+    before: int | None,
+) -> None:
+    """It costs no retry, and the next go does not meet it."""
+    plays = [commits_damaged(3), ends(3), ends(6), ends(7)]
+    stage = stage_of(job, [fails(Kind.WORKER_LOST, committed=before), *plays] if before else plays)
+    assert stage.train()
+    earlier = before and f"{before:08d}"
+    assert [resumed for *_, resumed in stage.played][-4:] == [earlier, earlier, "00000003", "00000006"]
+    assert mined == [(1, None), (2, "00000003"), (3, "00000006")]
+    (event,) = stage.events("checkpoint_rejected")
+    assert "step-00000003 is not used: " in event["message"]
+    assert not stage.events("resume_failed")
+
+
+def test_a_checkpoint_that_only_a_task_finds_damaged_stays_what_it_is(
+    job: Prepared,
+    stage_of: StageOf,
+    mined: list[tuple[int, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, blind = job_mining.mine_version, [True]
+
+    def misread(job: Prepared, era: Era, checkpoint: str | None, check: Callable[[], None]) -> object:
+        if checkpoint is not None and blind:
+            blind.pop()
+            raise CheckpointError("model.safetensors is missing")
+        return mine(job, era, checkpoint, check)
+
+    monkeypatch.setattr(job_mining, "mine_version", misread)
+    stage = stage_of(job, [ends(3), ends(6), ends(7)])
+    assert stage.train()
+    assert not stage.events("checkpoint_rejected")
+    (failed,) = stage.events("resume_failed")
+    assert failed["message"] == (
+        "the next attempt can't be prepared (storage): StorageError: model.safetensors is missing; the driver finds it "
+        "whole. All nodes must see the same storage.root"
+    )
+
+
+def test_a_damaged_checkpoint_of_another_run_ends_the_job(
+    job: Prepared, stage_of: StageOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that `mining.model` names: none takes its place."""
+
+    def damaged(*arguments: object) -> object:
+        raise CheckpointError("model.safetensors is damaged")
+
+    monkeypatch.setattr(job_mining, "mine_version", damaged)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         stage_of(job, []).train()
 
 

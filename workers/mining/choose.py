@@ -21,8 +21,8 @@ def choose(
 
     keys, scores: (n,), the best `mining.ranks.last` candidates that are not known to answer the query, and any others
     that score no better; contents by their keys, a score that is no finite number finds nothing.
-    query: its key. known: keys of all documents that answer it. positive_score: of the sample's own document; NaN, of
-    one that could not be scored, where there is a relative bound, leaves no negative.
+    query: its key. known: keys of all documents that answer it, or another query of its sample. positive_score: of the
+    sample's own document; NaN, of one that could not be scored, where there is a relative bound, leaves no negative.
     """
     # Of equal scores the smaller key is first; of copies the best.
     order = np.lexsort((keys, -scores))

@@ -70,7 +70,7 @@ def mine(
     texts(shard): documents of the rows of its `Pairs`. It is called once for each shard that negatives come from.
     """
     # Known positives take places of a ranking, and are left out of it.
-    most = max((pool.most_known(pairs[shard].queries[pairs[shard].asks]) for shard in shards), default=0)
+    most = max((pool.most_known(pairs[shard]) for shard in shards), default=0)
     ranked = search(shards, mining.ranks.last + most)
     chosen = [_chosen(one, pairs[shard], pool, mining) for shard, one in zip(shards, ranked, strict=True)]
     all_chosen = np.concatenate([np.empty(0, np.int64), *(numbers for rows in chosen for numbers in rows)])
@@ -89,8 +89,9 @@ def _chosen(ranked: Ranked, pairs: Pairs, pool: Pool, mining: Mining) -> list[ND
         found = numbers >= 0
         numbers, scores = numbers[found], scores[found]
         query = int(pairs.queries[row])
+        known = pool.known(pairs.queries_of(row))
         positive_score = float(ranked.positive_scores[place])
-        chosen.append(numbers[choose(pool.keys[numbers], scores, query, pool.known(query), positive_score, mining)])
+        chosen.append(numbers[choose(pool.keys[numbers], scores, query, known, positive_score, mining)])
     return chosen
 
 

@@ -1,7 +1,7 @@
 """A shard -> keys of its queries and documents, and the documents' texts.
 
 Of a list of texts in a JSON field the first stands for the sample, as in embeddings; all of a list of documents are
-known to answer the sample's query.
+known to answer all of the sample's queries, of which training draws one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,21 @@ class Pairs:
     asks: NDArray[np.bool_]
     """(n,): whether they have a query too."""
     queries: NDArray[np.int64]
-    """(n,): keys of their queries, 0 where they have none."""
+    """(n,): keys of their queries, of a list the first; 0 where they have none."""
     further: NDArray[np.int64]
-    """(m, 2): keys of a query and of a further document in its sample's list."""
+    """(m, 2): keys of a query and of a document of its sample, of all in their lists but the first of both."""
+    alternatives: NDArray[np.int64]
+    """(2, a): rows, ascending, and keys of further queries in their samples' lists."""
     stored: int
     """Samples in the tar."""
     left_out: NDArray[np.int64]
     """Places of samples that are no part of the data: filters don't keep them, or they are two in one."""
+
+    def queries_of(self, row: int) -> list[int]:
+        """Keys of all queries of the sample in a row that has one."""
+        rows, further = self.alternatives
+        start, end = np.searchsorted(rows, [row, row + 1])
+        return [int(self.queries[row]), *further[start:end].tolist()]
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ def read_pairs(
     rows: list[tuple[int, int, bool, int]] = []
     texts = Texts([], [])
     further: list[tuple[int, int]] = []
+    alternatives: list[tuple[int, int]] = []
     left_out: list[int] = []
     place = -1
     with storage.open(shard.uri, known=shard) as stream:
@@ -82,13 +91,14 @@ def read_pairs(
                 if not documents:
                     continue
                 keys = [hash64(document) for document in documents]
-                query = columns.query(sample)
-                rows.append((place, keys[0], query is not None, query[0] if query else 0))
+                asked = columns.queries(sample)
+                alternatives += [(len(rows), query) for query, _ in asked[1:]]
+                further += [(query, key) for query, _ in asked for key in keys][1:]
+                first, text = asked[0] if asked else (0, "")
+                rows.append((place, keys[0], bool(asked), first))
                 texts.documents.append(documents[0])
                 if query_texts:
-                    texts.queries.append(query[1] if query else "")
-                if query:
-                    further += [(query[0], key) for key in keys[1:]]
+                    texts.queries.append(text)
         except TarDamagedError as damage:
             raise damaged(shard.uri, damage.cause, f"after {place + 1} samples") from damage
     places, document_keys, asks, queries = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -98,6 +108,7 @@ def read_pairs(
         asks=np.array(asks, np.bool_),
         queries=np.array(queries, np.int64),
         further=np.array(further, np.int64).reshape(-1, 2),
+        alternatives=np.ascontiguousarray(np.array(alternatives, np.int64).reshape(-1, 2).T),
         stored=place + 1,
         left_out=np.array(left_out, np.int64),
     )
@@ -105,7 +116,7 @@ def read_pairs(
 
 
 class _Columns:
-    """What of a sample is its query and what its documents."""
+    """What of a sample are its queries and what its documents."""
 
     def __init__(self, data: Data, sides: tuple[str, str]) -> None:
         query, document = sides
@@ -120,13 +131,12 @@ class _Columns:
     def documents(self, sample: TarSample) -> list[str]:
         return self._texts(sample, self._document_extensions, self._document)
 
-    def query(self, sample: TarSample) -> tuple[int, str] | None:
-        """Its key, and its text, which an image has none of."""
+    def queries(self, sample: TarSample) -> list[tuple[int, str]]:
+        """Their keys, and their texts, which an image has none of."""
         if self._query is None:
             content = _member(sample, self._query_extensions)
-            return None if content is None else (image_key(content), "")
-        texts = self._texts(sample, self._query_extensions, self._query)
-        return (hash64(texts[0]), texts[0]) if texts else None
+            return [] if content is None else [(image_key(content), "")]
+        return [(hash64(text), text) for text in self._texts(sample, self._query_extensions, self._query)]
 
     @staticmethod
     def _texts(sample: TarSample, wanted: tuple[str, ...], section: Text) -> list[str]:

@@ -51,17 +51,24 @@ class Pool:
             answers=np.ascontiguousarray(distinct[:, 1]),
         )
 
-    def known(self, query: int) -> NDArray[np.int64]:
-        """Keys of the documents that answer the query of that key."""
-        start, end = (int(np.searchsorted(self.asked, query, side)) for side in ("left", "right"))
-        return self.answers[start:end]
+    def known(self, queries: Sequence[int]) -> NDArray[np.int64]:
+        """Keys of the documents that answer any of the queries of those keys, some more than once."""
+        starts, ends = (np.searchsorted(self.asked, queries, side) for side in ("left", "right"))
+        return _joined([self.answers[start:end] for start, end in zip(starts, ends, strict=True)])
 
-    def most_known(self, queries: NDArray[np.int64]) -> int:
-        """The most documents that answer one of the queries of those keys."""
-        if not len(queries):
-            return 0
-        spans = np.searchsorted(self.asked, queries, "right") - np.searchsorted(self.asked, queries, "left")
-        return int(spans.max())
+    def most_known(self, pairs: Pairs) -> int:
+        """At least as many as the documents that answer the queries of any one sample."""
+        rows = np.flatnonzero(pairs.asks)
+        counts = np.zeros(len(pairs.asks), np.int64)
+        counts[rows] = self._spans(pairs.queries[rows])
+        further, queries = pairs.alternatives
+        np.add.at(counts, further, self._spans(queries))
+        return int(counts.max(initial=0))
+
+    def _spans(self, queries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many documents answer each of the queries of those keys."""
+        spans: NDArray[np.int64] = np.searchsorted(self.asked, queries, "right") - np.searchsorted(self.asked, queries)
+        return spans
 
     def numbers(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of documents by their keys, all of which are in the pool."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jobspecs.columns import Document, Image, Query, Text
@@ -49,8 +51,8 @@ def write_shard(path: Path, samples: list[Sample]) -> ObjectInfo:
     return Storage().stat(f"file://{path}")
 
 
-def read_all(shards: list[ObjectInfo], **more: Any) -> tuple[list[Pairs], list[Texts]]:
-    found = [read_pairs(Storage(), shard, TEXTS, SIDES, query_texts=True, **more) for shard in shards]
+def read_all(shards: list[ObjectInfo], data: Data = TEXTS, **more: Any) -> tuple[list[Pairs], list[Texts]]:
+    found = [read_pairs(Storage(), shard, data, SIDES, query_texts=True, **more) for shard in shards]
     return [pairs for pairs, _ in found], [texts for _, texts in found]
 
 
@@ -63,7 +65,7 @@ def vector_of(text: str) -> NDArray[np.float32]:
 def vectors_of(pairs: list[Pairs], texts: list[Texts], side: str) -> Vectors:
     def vectors(shard: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         of_side = texts[shard].documents if side == "document" else texts[shard].queries
-        return pairs[shard].places, np.stack([vector_of(text) for text in of_side])
+        return pairs[shard].places, np.array([vector_of(text) for text in of_side], np.float32).reshape(-1, 3)
 
     return vectors
 
@@ -169,6 +171,65 @@ def test_a_corpus_of_its_own_gives_the_candidates_and_its_pairs_count(tmp_path: 
     mining = Mining.model_validate({"count": 5, "max_similarity_to_positive": {"relative": None}})
     (mined,) = mine([1], pairs, pool, embedded(pairs, texts, pool, 1), lambda n: texts[n].documents, mining)
     assert [sorted(got) for got in mined.negatives] == [["also", "no"], ["maybe", "no"]]
+
+
+LISTS = TEXTS.model_copy(
+    update={"query": Query(column="json", field="queries"), "document": Document(column="json", field="documents")}
+)
+
+
+def listed(queries: list[str], documents: list[str]) -> Sample:
+    return {"json": json.dumps({"queries": queries, "documents": documents}).encode()}
+
+
+def test_no_negative_answers_any_of_the_queries_that_a_pass_may_draw(tmp_path: Path) -> None:
+    samples = [listed(["a", "b"], ["yes"]), listed(["b"], ["also"]), listed(["c", "a"], ["too", "as well"])]
+    pairs, texts = read_all([write_shard(tmp_path / "0.tar", [*samples, listed(["d"], ["no"])])], LISTS)
+    pool = Pool.of(pairs, 1)
+    mining = Mining.model_validate({"count": 9, "ranks": {"last": 9}, "max_similarity_to_positive": {"relative": None}})
+    (mined,) = mine([0], pairs, pool, embedded(pairs, texts, pool, 1), documents_of(texts), mining)
+    assert [sorted(got) for got in mined.negatives] == [["no"], ["no", "too"], ["also", "no"], ["also", "too", "yes"]]
+
+
+LETTERS = st.lists(st.sampled_from(["a", "b", "c", "a b", "b c", "c d", "a c d"]), max_size=3)
+
+
+@pytest.mark.parametrize("kind", ["model", "bm25"])
+@given(samples=st.lists(st.tuples(LETTERS, LETTERS), max_size=12), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_lists_of_queries_keep_out_all_that_answers_one_of_them(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, samples: list[tuple[list[str], list[str]]], data: st.DataObject
+) -> None:
+    """And all else that is a candidate is found, however the samples are divided."""
+    samples = [(["a"], ["b"]), *samples]  # data of no pair at all are refused before
+    last = data.draw(st.integers(1, 9))
+    mining = Mining.model_validate(
+        {"count": last, "ranks": {"last": last}, "max_similarity_to_positive": {"relative": None}}
+    )
+    cut = data.draw(st.integers(0, len(samples)))
+    known: dict[str, set[str]] = {}
+    for queries, documents in samples:
+        for query in queries:
+            known.setdefault(query, set()).update(documents)
+    candidates = {documents[0] for _, documents in samples if documents}
+    answers = []
+    for parts in ([samples], [samples[:cut], samples[cut:]]):
+        folder = tmp_path_factory.mktemp("lists")
+        shards = [write_shard(folder / f"{n}.tar", [listed(*one) for one in part]) for n, part in enumerate(parts)]
+        pairs, texts = read_all(shards, LISTS)
+        pool = Pool.of(pairs, len(shards))
+        search = searching(kind, pairs, texts, pool)
+        found = [mine([n], pairs, pool, search, documents_of(texts), mining)[0] for n in range(len(shards))]
+        answers.append([got for one in found for got in one.negatives])
+    assert answers[0] == answers[1]
+    asking = [(queries, documents) for queries, documents in samples if queries and documents]
+    assert len(answers[0]) == len(asking)
+    for (queries, _), got in zip(asking, answers[0], strict=True):
+        left = candidates.difference(*(known[query] for query in queries))
+        if kind == "bm25":  # which finds shared words alone
+            left = {document for document in left if {*document.split()} & {*queries[0].split()}}
+        assert {*got} <= left
+        assert len({*got}) == len(got) == min(last, len(left))
 
 
 def test_captions_of_images(tmp_path: Path) -> None:

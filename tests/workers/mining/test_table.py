@@ -16,7 +16,8 @@ from workers.storage import ObjectInfo, Storage
 
 SHARD = ObjectInfo("file:///x.tar", 1, "")
 EMPTY = np.empty(0, np.int64)
-PAIRS = Pairs(np.arange(4), np.arange(4), np.ones(4, np.bool_), np.arange(4), EMPTY.reshape(0, 2), 5, EMPTY)
+FOUR, ASK = np.arange(4), np.ones(4, np.bool_)
+PAIRS = Pairs(FOUR, FOUR, ASK, FOUR, EMPTY.reshape(0, 2), EMPTY.reshape(2, 0), 5, EMPTY)
 
 
 def mined(*negatives: list[str]) -> Mined:
