@@ -24,7 +24,7 @@ from orchestrator import (
     cli_specs,
     cli_start,
 )
-from orchestrator.command import DEBUG_VARIABLE
+from orchestrator.command import DEBUG_VARIABLE, FAILED, redact_threads, tell_traceback
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -42,7 +42,12 @@ def main() -> None:
     app.registered_commands = [
         command for command in app.registered_commands if _name(command) == called
     ] or app.registered_commands
-    app()
+    redact_threads()
+    try:
+        app()
+    except Exception as error:  # not one made for users; Python would show it as it is, with the secrets in it
+        tell_traceback(error)
+        sys.exit(FAILED)
 
 
 def _name(command: CommandInfo) -> str | None:

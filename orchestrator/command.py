@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -221,6 +222,22 @@ def open_run(run: str, endpoint: str | None, root: str) -> api.Run:
     return Run.open(named_run(run, root).uri, given_s3(endpoint))
 
 
+def tell_traceback(error: BaseException) -> None:
+    """Prints it with its traceback, as Python does, but without secrets."""
+    print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+
+
+def redact_threads() -> None:
+    """From now on, what ends a thread of this process is told without secrets too."""
+
+    def tell(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+            print(f"Exception in thread {ended.thread.name if ended.thread else ''}:", file=sys.stderr)
+            tell_traceback(ended.exc_value)
+
+    threading.excepthook = tell
+
+
 @contextlib.contextmanager
 def told(code: int) -> Iterator[None]:
     """Errors made for users are printed and end the command with `code`; a traceback is shown where asked for."""
@@ -230,7 +247,7 @@ def told(code: int) -> Iterator[None]:
         yield
     except TandemError as error:
         if os.environ.get(DEBUG_VARIABLE):
-            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            tell_traceback(error)
         print(f"tandem: {redacted(str(error))}", file=sys.stderr)
         sys.exit(WRONG if isinstance(error, UsageError) else code)
     except KeyboardInterrupt:

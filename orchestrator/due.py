@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobspecs.evaluation import Evaluation
 from jobspecs.schedule import EarlyStop, TaskResources
@@ -62,6 +62,10 @@ class Progress:
     last: int | None = None
     """The step of the last checkpoint; None as long as training may make more."""
 
+    def without_failures(self, steps: Collection[int]) -> Progress:
+        """As if nothing had failed of those checkpoints: they were made again since."""
+        return replace(self, failures={key: faults for key, faults in self.failures.items() if key[0] not in steps})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -99,16 +103,21 @@ def is_open(evaluation: Evaluation, step: int, evaluations: Sequence[Evaluation]
 
 def needed(evaluations: Sequence[Evaluation], progress: Progress) -> set[int]:
     """Steps whose checkpoints must stay: something of them is still to be done, or may be after training."""
-    steps = {
-        step
-        for step in progress.there
-        if any(is_open(evaluation, step, evaluations, progress) for evaluation in evaluations)
-    }
+    steps = unfinished(evaluations, progress)
     for evaluation in evaluations:
         best = None if evaluation.best_only is None else best_step(evaluation.best_only, progress)
         if best is not None and (best, evaluation.name) not in progress.results:
             steps.add(best)
     return steps
+
+
+def unfinished(evaluations: Sequence[Evaluation], progress: Progress) -> set[int]:
+    """Steps of whose checkpoints something is to be done now, or is being done."""
+    return {
+        step
+        for step in progress.there
+        if any(is_open(evaluation, step, evaluations, progress) for evaluation in evaluations)
+    }
 
 
 def best_step(name: str, progress: Progress) -> int | None:

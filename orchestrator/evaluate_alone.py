@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobspecs.errors import TandemError, UsageError
+from jobspecs.errors import SpecError, UsageError
 from jobspecs.evaluation import Evaluation
+from jobspecs.job import JobSpec
 from jobspecs.load import dumps, load, loads
+from jobspecs.places import Place
+from jobspecs.redaction import redacted
 from orchestrator.absolute_uris import absolute_uris
-from orchestrator.evaluate import encoder_of, score
+from orchestrator.evaluate import encoder_of, fault_of, score
 from orchestrator.find_checkpoint import FoundCheckpoint
 
 if TYPE_CHECKING:
@@ -32,8 +36,17 @@ def chosen(found: FoundCheckpoint, spec: Path | None, only: Collection[str]) -> 
         ours = found.spec
         keeps = ours.checkpoint.model_copy(update={"keep_best": None})
         update = {"evaluations": load(spec, ()).evaluations, "checkpoint": keeps, "stop": None}
-        evaluations = absolute_uris(loads(dumps(ours.model_copy(update=update)), str(spec))).evaluations
+        evaluations = absolute_uris(_checked(ours.model_copy(update=update), spec)).evaluations
     return named(evaluations, only)
+
+
+def _checked(joined: JobSpec, spec: Path) -> JobSpec:
+    """The run's spec with the evaluations of the file `spec`, which must fit it. Raises SpecError."""
+    try:
+        return loads(dumps(joined), str(spec))
+    except SpecError as error:
+        # Its lines are those of no file; its fields are those of the file `spec`.
+        raise SpecError(tuple(replace(fault, place=Place(str(spec))) for fault in error.faults)) from error
 
 
 def named(evaluations: Sequence[Evaluation], only: Collection[str]) -> Sequence[Evaluation]:
@@ -53,11 +66,11 @@ def evaluate_alone(
     keep: bool,
     tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Results as stored; of one that its data don't allow, `step`, `evaluation` and the cause in `failed`.
+    """Results as stored; of one that fails, `step`, `evaluation` and the cause in `failed`. The others go on.
 
     raw: the weights as trained, where the run averages them. keep: whether they are written into the run directory.
 
-    Raises CheckpointError, StorageError.
+    Raises what keeps the model from being loaded: CheckpointError, DataError, StorageError.
     """
     run, step, uri = found.run, found.manifest.step, found.uri
     encoder = encoder_of(found.spec, run, uri, raw=raw)
@@ -83,9 +96,9 @@ def scored(
         tell(f"evaluation {evaluation.name} of {uri}")
         try:
             content = score(evaluation, encoder, step, uri).to_json()
-        except TandemError as error:
-            results.append({"step": step, "evaluation": evaluation.name, "failed": str(error)})
-            continue
-        write(evaluation, content)
-        results.append(json.loads(content))
+            write(evaluation, content)
+        except Exception as error:
+            results.append({"step": step, "evaluation": evaluation.name, "failed": redacted(fault_of(error).cause)})
+        else:
+            results.append(json.loads(content))
     return results

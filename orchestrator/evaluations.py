@@ -11,6 +11,7 @@ the failures: a driver that is started again does what has no result.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Collection
 from dataclasses import replace
@@ -26,11 +27,14 @@ from orchestrator.ledger import Ledger
 from orchestrator.prepare import Prepared
 from orchestrator.results import main_score_of, main_scores
 from workers.repeating import Repeating
-from workers.run import committed_steps
+from workers.run import RunDirectory, committed_steps
+from workers.storage import Storage
 
 POLL_SECONDS = 1.0
 FAILED_LOOKS = 30
 """After training, the storage may fail so many looks in a row. Each has tried for a while."""
+MOST_WAITING = 5
+"""More checkpoints that wait beside training are told of: each is kept as long as it waits."""
 
 
 class Evaluations:
@@ -58,6 +62,9 @@ class Evaluations:
         """Of all above. Inside it nothing waits for the storage."""
         self._retained = 0
         """Results after which checkpoints were deleted."""
+        self._commits: dict[int, str] = {}
+        """Tag of each manifest that was seen, by step."""
+        self._told_of_waiting = False
         self._failed_looks = 0
         self._error: BaseException | None = None
         self._done = threading.Event()
@@ -163,12 +170,14 @@ class Evaluations:
 
     def _look_once(self) -> None:
         last = self._flights.progress.last  # before the listing, which has its checkpoint then
-        committed = committed_steps(self._job.storage, self._job.run)
+        commits = _commits(self._job.storage, self._job.run)
+        committed = sorted(commits)
         with self._lock:
             if self._closed:
                 return
             self._flights.see(committed)
-            events = self._flights.take_in()
+            self._forget_replaced(commits)
+            events = self._flights.take_in() + self._waiting()
             over = [flight for flight in self._flights.there if flight.over is not None]
         self._tell(events)
         for flight in over:
@@ -189,6 +198,29 @@ class Evaluations:
         if not busy:
             self._done.set()
 
+    def _forget_replaced(self, commits: dict[int, str]) -> None:
+        """Checkpoints that were withdrawn and made again are new ones: what failed of the old ones may go well. The
+        results of the old ones stay."""
+        replaced = {step for step, tag in commits.items() if self._commits.get(step, tag) != tag}
+        self._commits.update(commits)
+        self._flights.cancel([flight for flight in self._flights.there if flight.batch.step in replaced])
+        self._flights.progress = self._flights.progress.without_failures(replaced)
+
+    def _waiting(self) -> list[Event]:
+        """Tells once if many checkpoints wait beside training."""
+        progress = self._flights.progress
+        running = {flight.batch.step for flight in self._flights.there if flight.began}
+        waiting = planning.unfinished(self._evaluations, progress) - running
+        if self._told_of_waiting or progress.last is not None or len(waiting) <= MOST_WAITING:
+            return []
+        self._told_of_waiting = True
+        message = (
+            f"{len(waiting)} checkpoints wait to be evaluated, and are kept as long as they wait: the run directory "
+            "grows while evaluations come slower than commits. Give them smaller `resources` or a larger "
+            "`every_checkpoints`, or give the cluster room for them beside training"
+        )
+        return [Event("evaluations_wait", message, {"waiting": len(waiting)})]
+
     def _written(self, step: int, evaluation: Evaluation) -> MainScore | None:
         return main_score_of(self._job.storage, self._job.run, step, evaluation)
 
@@ -201,6 +233,13 @@ class Evaluations:
     def _tell(self, events: list[Event]) -> None:
         for event in events:
             self._journal.event(event.kind, event.message, **event.fields)
+
+
+def _commits(storage: Storage, run: RunDirectory) -> dict[int, str]:
+    """The tag of each commit's manifest, by step, as `committed_steps` has them. Raises StorageError."""
+    manifest = re.compile(re.escape(run.checkpoints) + r"/step-(\d{8,})/manifest\.json")
+    found = ((manifest.fullmatch(info.uri), info.etag) for info in storage.list(run.checkpoints))
+    return {int(match[1]): tag for match, tag in found if match}
 
 
 def progress_of(job: Prepared, ledger: Ledger) -> Progress:

@@ -24,6 +24,8 @@ from pathlib import Path
 import psutil
 
 from jobspecs.errors import AlreadyExistsError, JobFailedError, NotFoundError, StorageError, UsageError
+from jobspecs.storage import S3
+from orchestrator.run_argument import run_argument
 from orchestrator.within import within
 from workers.repeating import Repeating
 from workers.run import RunDirectory
@@ -37,7 +39,10 @@ GIVE_BACK_SECONDS = 10.0
 """How long the end of a driver waits for a storage that does not answer."""
 POLL_SECONDS = 1.0
 SUBMISSION_VARIABLE = "TANDEM_SUBMISSION_ID"
-"""The environment variable that tells a driver which job of a Ray cluster it is."""
+"""The environment variable that tells a driver which job of a Ray cluster it is, where `tandem submit` started it."""
+RAY_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The one in which Ray tells each of its jobs what it knows of it."""
+_AWS = S3()
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,18 @@ def this_machine() -> str:
     return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
+def this_submission() -> str | None:
+    """The job of a Ray cluster that this process is, if it is one of Tandem's. KubeRay gives a RayJob an id of its own,
+    which Ray alone tells. A job of another kind may run Tandem and go on: it is not asked to stop for a run."""
+    if given := os.environ.get(SUBMISSION_VARIABLE):
+        return given
+    # Whatever a Ray that does it otherwise tells: a driver is none the worse for it.
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        about = json.loads(os.environ[RAY_VARIABLE])["metadata"]
+        return str(about["job_submission_id"]) if "run_directory" in about else None
+    return None
+
+
 def this_driver() -> Driver:
     """A driver in this process."""
     pid = os.getpid()
@@ -80,7 +97,7 @@ def this_driver() -> Driver:
         created=created,
         token=secrets.token_hex(8),
         time=time.time(),
-        submission_id=os.environ.get(SUBMISSION_VARIABLE),
+        submission_id=this_submission(),
     )
 
 
@@ -142,9 +159,11 @@ class TakenOverError(JobFailedError):
 class Lease:
     """Says that this process drives the run, every few seconds, until it is given back."""
 
-    def __init__(self, storage: Storage, run: RunDirectory) -> None:
+    def __init__(self, storage: Storage, run: RunDirectory, s3: S3 = _AWS) -> None:
+        """s3: how `storage` reaches S3, for messages."""
         self._storage = storage
         self._run = run
+        self._s3 = s3
         self._driver = this_driver()
         self._lost = threading.Event()
         self._beating = Repeating("heartbeat", HEARTBEAT_SECONDS, self._beat)
@@ -184,7 +203,8 @@ class Lease:
                 job = f" (job {other.submission_id})" if other.submission_id else ""
                 raise UsageError(
                     f"{self._run.name} is being run already, by process {other.pid} on {other.host}{job}. Wait for "
-                    f"it, stop it with `tandem stop {self._run.uri}`, or give this job another name."
+                    f"it, stop it with `tandem stop {run_argument(self._run.uri, self._s3)}`, or give this job another "
+                    "name."
                 )
             # Where another one was as quick, the next look finds it.
             if self._claim(newest + 1):

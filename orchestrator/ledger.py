@@ -16,9 +16,11 @@ from enum import Enum
 from typing import Any
 
 from jobspecs.errors import NotFoundError, UsageError
+from jobspecs.evaluation import evaluation_hash
 from jobspecs.redaction import redacted
 from orchestrator.lease import live_driver
 from workers.run import PartsWriter, RunDirectory, RunPlan, committed_steps, read_parts
+from workers.run_inputs import load_spec
 from workers.storage import Storage, join
 
 
@@ -70,7 +72,8 @@ class Status:
     latest_checkpoint: str | None
     """URI of the newest commit."""
     evaluations: list[dict[str, Any]]
-    """Results, one for each (checkpoint, evaluation); of one that failed, step, name and the cause in `failed`."""
+    """Results, one for each (checkpoint, evaluation); of one that failed and has none, step, name and the cause in
+    `failed`. One of an evaluation whose section is another now is named as `Ledger.results` says."""
     message: str
     """The newest event in words."""
     submission_id: str | None
@@ -166,10 +169,34 @@ class Ledger:
         return record
 
     def results(self) -> list[dict[str, Any]]:
-        """The evaluation results, by step and name."""
-        return [
-            json.loads(self.storage.read(info.uri)) for info in self.storage.list(join(self.run.uri, "evaluations"))
-        ]
+        """The evaluation results, by step and name. One that is damaged is none.
+
+        One that was done of another section than the spec now has under its name can't be compared with the others: it
+        is named `<name> (earlier section <hash8>)`, and so has a series of its own.
+        """
+        listed = self.storage.list(join(self.run.uri, "evaluations"))
+        found = [result for info in listed if (result := self._result(info.uri)) is not None]
+        hashes = self._evaluation_hashes() if found else {}
+        return [_named_apart(result, hashes) for result in found]
+
+    def _result(self, uri: str) -> dict[str, Any] | None:
+        try:
+            result = json.loads(self.storage.read(uri))
+            whole = (
+                isinstance(result["step"], int)
+                and isinstance(result["evaluation"], str)
+                and isinstance(result["scores"][result["main"]], int | float)
+            )
+            return result if whole else None
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _evaluation_hashes(self) -> dict[str, str]:
+        """Of the evaluations that the run's spec has now, by name; none where it can't be read."""
+        try:
+            return {each.name: evaluation_hash(each) for each in load_spec(self.storage, self.run).evaluations}
+        except (NotFoundError, UsageError, ValueError):  # of another version
+            return {}
 
     def plan(self) -> RunPlan | None:
         """What the run has fixed; None for a run that was never started."""
@@ -187,6 +214,7 @@ class Ledger:
         attempts = [event for event in events if event["event"] == "attempt_started"]
         last = self.last_metrics()
         commits = committed_steps(self.storage, self.run)
+        results = self.results()
         return Status(
             name=self.run.name,
             run_directory=self.run.uri,
@@ -204,7 +232,7 @@ class Ledger:
                 if event["event"] == "attempt_failed"
             ],
             latest_checkpoint=self.run.checkpoint(commits[-1]) if commits else None,
-            evaluations=self.results() + _failed_evaluations(events),
+            evaluations=results + _failed_evaluations(events, results),
             message=events[-1]["message"] if events else "",
             submission_id=next(
                 (event.get("submission_id") for event in reversed(events) if event["event"] == "run_started"), None
@@ -225,8 +253,17 @@ def _step_of(attempts: list[dict[str, Any]], commits: list[int], last: dict[str,
     return max([done, *commits[-1:]])
 
 
-def _failed_evaluations(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluations whose newest try failed, by step."""
+def _named_apart(result: dict[str, Any], hashes: dict[str, str]) -> dict[str, Any]:
+    """The result, with the section that it is of in its name where the spec now has another one."""
+    name, of = result["evaluation"], result.get("spec_hash")  # some of older versions say nothing of it
+    if of is None or hashes.get(name, of) == of:
+        return result
+    return {**result, "evaluation": f"{name} (earlier section {str(of)[:8]})"}
+
+
+def _failed_evaluations(events: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations whose newest try failed and that have no result, by step. `tandem eval` may have mended them."""
+    mended = {(result["step"], result["evaluation"]) for result in results}
     newest = {
         (event.get("step", 0), event["evaluation"]): event  # older runs have none
         for event in events
@@ -235,5 +272,5 @@ def _failed_evaluations(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"step": step, "evaluation": name, "failed": event["reason"]}
         for (step, name), event in sorted(newest.items())
-        if event["event"] == "evaluation_failed"
+        if event["event"] == "evaluation_failed" and (step, name) not in mended
     ]

@@ -6,13 +6,17 @@ Ctrl-C. Any other driver is asked in the run directory (`stop_request.py`), and 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
-from jobspecs.errors import UsageError
+from jobspecs.errors import TandemError, UsageError
+from jobspecs.storage import S3
 from orchestrator.jobs import Connect, Job
 from orchestrator.lease import Driver, live_driver
+from orchestrator.run_argument import run_argument
 from orchestrator.stop_request import Why
+from workers.run_inputs import load_spec
 from workers.storage import join
 from workers.train.fence import newest_driver
 
@@ -43,7 +47,9 @@ def stop(job: Job, *, now: bool, connect: Connect) -> Stopped:
     entry = job.entry if job.entry is not None and not job.entry.is_over else None
     submission_id = entry.submission_id if entry is not None else driver.submission_id if driver is not None else None
     if submission_id is None and driver is None:
-        message = f"{job.run.name} does not run; `tandem status {job.run.uri}` says how it ended"
+        message = (
+            f"{job.run.name} does not run; `tandem status {run_argument(job.run.uri, _s3(job))}` says how it ended"
+        )
         return Stopped(job.run.name, None, job.run.uri, False, message)
     how = "at once" if now else "with a commit"
     # A driver that is interrupted ends at once when it is interrupted again: each is asked in one way.
@@ -55,8 +61,19 @@ def stop(job: Job, *, now: bool, connect: Connect) -> Stopped:
         job.storage.write(job.run.stop, word.encode())
     if jobs is not None and submission_id is not None:
         jobs.stop(submission_id)
-    message = f"asked {submission_id or job.run.name} to stop {how}; `tandem status {job.run.uri}` says when it has"
+    run = run_argument(job.run.uri, _s3(job))
+    message = f"asked {submission_id or job.run.name} to stop {how}; `tandem status {run}` says when it has"
     return Stopped(job.run.name, submission_id, job.run.uri, True, message)
+
+
+def _s3(job: Job) -> S3:
+    """How the run's S3 is reached: as the cluster says, or the run's spec; as AWS's where neither can be read."""
+    with contextlib.suppress(TandemError, ValueError):  # what was asked for is done all the same
+        if job.entry is not None:
+            return S3(endpoint=job.entry.s3_endpoint)
+        if job.run.uri.startswith("s3://"):
+            return load_spec(job.storage, job.run).storage.s3
+    return S3()
 
 
 def _wait_until_begun(job: Job, driver: Driver) -> None:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from jobspecs.errors import TandemError, UsageError
+from jobspecs.redaction import redacted
 from jobspecs.storage import S3
 from orchestrator.ledger import Ledger
 from orchestrator.report.page import Reported, page
@@ -44,8 +45,8 @@ def _reported(ledger: Ledger, s3: S3 | None, no_model: str) -> Reported:
 
         return Reported(record, look(ledger.run.uri, s3), "")
     except TandemError as error:
-        return Reported(record, None, f"Left out: {error}")
+        return Reported(record, None, redacted(f"Left out: {error}"))
     except Exception as error:  # the rest of the report is whole without it
         (frame,) = traceback.extract_tb(error.__traceback__)[-1:]
         place = f"{frame.name}, line {frame.lineno} of {frame.filename}"
-        return Reported(record, None, f"Left out: {type(error).__name__}: {error} ({place})")
+        return Reported(record, None, redacted(f"Left out: {type(error).__name__}: {error} ({place})"))

@@ -22,7 +22,7 @@ from orchestrator.views.lines import LinesView
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.played_tasks import Cast, sections, write_result
 from tests.waiting import until
-from workers.train.checkpoint import Manifest
+from workers.train.checkpoint import Manifest, withdraw
 
 EVERY = "every_checkpoints: 1"
 
@@ -46,10 +46,10 @@ class Scene:
         self.evaluations = Evaluations(self.job, self.journal, self.cast.start)
         return self.evaluations
 
-    def commit(self, *steps: int) -> None:
+    def commit(self, *steps: int, attempt: int = 1) -> None:
         fixed = self.job.fixed
         for step in steps:
-            manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, 1, 1, {})
+            manifest = Manifest(step, fixed.spec_hash, fixed.index_fingerprint, 0, attempt, 1, {})
             self.job.storage.write(f"{self.job.run.checkpoint(step)}/manifest.json", manifest.to_json())
             self.journal.event("checkpoint_committed", f"checkpoint at step {step}", step=step)
 
@@ -208,15 +208,15 @@ def test_checkpoints_stay_until_they_are_scored_and_the_best_longer(scene: Set) 
 def test_a_storage_that_is_away_for_a_while_delays_evaluations(scene: Set, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up = scene("a")
     set_up.commit(40)
-    committed_steps = module.committed_steps
+    commits = module._commits
     away = [UnreachableError("no answer")] * (module.FAILED_LOOKS - 1)
 
-    def failing(*arguments: object) -> list[int]:
+    def failing(*arguments: object) -> dict[int, str]:
         if away:
             raise away.pop()
-        return committed_steps(*arguments)  # type: ignore[arg-type]
+        return commits(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "committed_steps", failing)
+    monkeypatch.setattr(module, "_commits", failing)
     set_up.finish(40, looks=module.FAILED_LOOKS + 3)
     assert set_up.output.getvalue().count("evaluations wait, as the run directory did not answer: no answer") == 1
     set_up.again()
@@ -242,11 +242,11 @@ def test_the_end_of_the_context_ends_all_tasks(scene: Set, monkeypatch: pytest.M
 def test_a_fault_of_the_scheduler_is_told_at_once_and_fails_the_job_at_its_end(
     scene: Set, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> list[int]:
+    def broken(*arguments: object) -> dict[int, str]:
         raise ValueError("a bug")
 
     played = scene("a")
-    monkeypatch.setattr(module, "committed_steps", broken)
+    monkeypatch.setattr(module, "_commits", broken)
     assert played.evaluations.look()
     assert "evaluations have stopped: ValueError: a bug" in played.output.getvalue()
     with pytest.raises(ValueError, match="a bug"):
@@ -264,3 +264,72 @@ def test_a_damaged_result_is_done_again(scene: Set, content: bytes) -> None:
     assert set_up.cast.tries == [(10, "a")]
     (finished,) = set_up.told("finished")
     assert finished["score"] == 0.5
+
+
+@pytest.mark.parametrize("looks_between", [0, 2])
+def test_a_checkpoint_that_was_withdrawn_and_made_again_is_scored(scene: Set, looks_between: int) -> None:
+    """The evaluation of the damaged one failed for good. It is forgotten once the next attempt has committed the step,
+    also where that was so quick that nobody saw it missing."""
+    set_up = scene("a", "b", a=EVERY, b="every_checkpoints: 2")
+    set_up.cast.plays = {(10, "a"): ["can't", 0.4], "b": ["can't"]}  # type: ignore[dict-item]
+    set_up.evaluations.admit()
+    set_up.commit(10, 20)
+    for _ in range(6):
+        set_up.evaluations.look()
+    assert set_up.cast.tries == [(10, "a"), (20, "a"), (20, "b")]
+    withdraw(set_up.job.storage, set_up.job.run.checkpoint(10))
+    for _ in range(looks_between):
+        set_up.evaluations.look()
+    set_up.commit(10, attempt=12)
+    for _ in range(6):
+        set_up.evaluations.look()
+    assert set_up.cast.tries == [(10, "a"), (20, "a"), (20, "b"), (10, "a")], "what failed of others is not tried again"
+    assert [result["step"] for result in set_up.ledger.results()] == [10, 20]
+
+
+def test_a_task_that_reads_a_checkpoint_that_was_made_again_begins_anew(scene: Set) -> None:
+    set_up = scene("a", a=f"{EVERY}, retries: 0")
+    set_up.cast.plays = {"a": ["hangs", 0.4]}
+    set_up.evaluations.admit()
+    set_up.commit(10)
+    for _ in range(2):
+        set_up.evaluations.look()
+    set_up.commit(10, attempt=12)
+    for _ in range(2):
+        set_up.evaluations.look()
+    assert [task.cancelled for task in set_up.cast.tasks] == [True, False]
+    assert not set_up.told("failed")
+    assert [event["score"] for event in set_up.told("finished")] == [0.4]
+
+
+def test_that_many_checkpoints_wait_is_told_once(scene: Set) -> None:
+    """Each of them is kept."""
+    set_up = scene("a", a=EVERY)
+    set_up.cast.plays = {"a": ["waits"], (10, "a"): ["hangs"]}  # type: ignore[dict-item]
+    set_up.evaluations.admit()
+
+    def told() -> list[dict]:
+        return [event for event in set_up.ledger.events() if event["event"] == "evaluations_wait"]
+
+    for step in range(1, module.MOST_WAITING + 2):
+        set_up.commit(10 * step)
+        set_up.evaluations.look()
+        set_up.evaluations.look()
+    assert not told(), "the first one is being evaluated"
+    for step in (100, 110, 120):
+        set_up.commit(step)
+        set_up.evaluations.look()
+    (event,) = told()
+    assert event["waiting"] == 6
+    assert event["message"] == (
+        "6 checkpoints wait to be evaluated, and are kept as long as they wait: the run directory grows while "
+        "evaluations come slower than commits. Give them smaller `resources` or a larger `every_checkpoints`, or give "
+        "the cluster room for them beside training"
+    )
+
+
+def test_what_waits_after_training_is_not_told(scene: Set) -> None:
+    set_up = scene("a", a=EVERY)
+    set_up.commit(*range(10, 90, 10))
+    set_up.finish(80)
+    assert not [event for event in set_up.ledger.events() if event["event"] == "evaluations_wait"]

@@ -19,8 +19,15 @@ def test_a_run_is_exported_by_name_with_its_scores_into_a_folder_of_its_own(tmp_
     for step in (3, 7):
         folder = run / "evaluations" / f"step-0000000{step}"
         folder.mkdir(parents=True)
-        result = {"step": step, "evaluation": "held-out", "kind": "zero_shot", "scores": {"acc@1": step / 10}}
+        result = {
+            "step": step,
+            "evaluation": "held-out",
+            "kind": "zero_shot",
+            "main": "acc@1",
+            "scores": {"acc@1": step / 10},
+        }
         (folder / "held-out.json").write_text(json.dumps(result))
+        (folder / "damaged.json").write_text(json.dumps(result)[:20])
     out = tmp_path / "out"
     call = ("export", "tiny", str(out), "--format", "safetensors", "--root", str(run.parent))
     answer = tandem(*call)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobspecs.errors import UsageError
+from jobspecs.errors import NotFoundError, UsageError
+from jobspecs.job import JobSpec
 from jobspecs.storage import S3
 from orchestrator import stopping
 from orchestrator.cli import app
@@ -257,3 +258,22 @@ def test_a_request_to_end_at_once_is_a_second_signal(run: RunDirectory) -> None:
 class _Silent:
     def event(self, kind: str, message: str, /, **fields: object) -> None:
         pass
+
+
+@pytest.mark.parametrize("found", ["on the cluster", "by its directory", "by its directory, of AWS", "of no spec"])
+def test_the_command_that_tells_how_a_run_ended_reaches_its_server(
+    found: str, dashboard: FakeDashboard, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spec(*_: object) -> JobSpec:
+        if found == "of no spec":
+            raise NotFoundError("none")
+        return digits_spec(digits, tmp_path, *([] if "AWS" in found else ["storage.s3.endpoint=http://minio:9000"]))
+
+    monkeypatch.setattr(stopping, "load_spec", spec)
+    monkeypatch.setattr(stopping, "live_driver", lambda *_: None)
+    dashboard.add("x-1", "FAILED", about("s3://b/x", s3_endpoint="http://minio:9000"))
+    jobs = connect(dashboard.url)
+    job = find("x" if found == "on the cluster" else "s3://b/x", "runs", None, lambda: jobs)
+    server = "" if found in ("by its directory, of AWS", "of no spec") else " --endpoint http://minio:9000"
+    told = stop(job, now=False, connect=lambda: None).message
+    assert told == f"x does not run; `tandem status s3://b/x{server}` says how it ended"

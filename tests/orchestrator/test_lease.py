@@ -15,8 +15,19 @@ from types import SimpleNamespace
 import pytest
 
 from jobspecs.errors import AlreadyExistsError, UnreachableError, UsageError
+from jobspecs.storage import S3
 from orchestrator import lease as leases
-from orchestrator.lease import STALE_SECONDS, Driver, Lease, TakenOverError, live_driver, this_driver
+from orchestrator.lease import (
+    RAY_VARIABLE,
+    STALE_SECONDS,
+    SUBMISSION_VARIABLE,
+    Driver,
+    Lease,
+    TakenOverError,
+    live_driver,
+    this_driver,
+    this_submission,
+)
 from orchestrator.ledger import Ledger
 from tests.waiting import until
 from workers.run import RunDirectory
@@ -54,6 +65,37 @@ GONE: dict[str, Callable[[], Driver]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("ray_tells", "expected"),
+    [
+        ('{"metadata": {"job_submission_id": "digits-x7k2p", "run_directory": "s3://b/runs/digits"}}', "digits-x7k2p"),
+        ('{"metadata": {"job_submission_id": "raysubmit_1"}}', None),  # a script, which may do more than this run
+        ('{"metadata": {"run_directory": "s3://b/runs/digits"}}', None),
+        ('{"metadata": null}', None),
+        ("[]", None),
+        ("?", None),
+        (None, None),
+    ],
+)
+def test_which_job_of_a_cluster_a_driver_is(
+    ray_tells: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SUBMISSION_VARIABLE, raising=False)
+    monkeypatch.delenv(RAY_VARIABLE, raising=False)
+    if ray_tells is not None:
+        monkeypatch.setenv(RAY_VARIABLE, ray_tells)
+    assert this_submission() == this_driver().submission_id == expected
+    monkeypatch.setenv(SUBMISSION_VARIABLE, "digits-1a2b3c4d-1")
+    assert this_driver().submission_id == "digits-1a2b3c4d-1", "what `tandem submit` said comes first"
+
+
+def test_ray_names_the_variable_and_the_id_so() -> None:
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+    from ray.dashboard.modules.job.common import JOB_ID_METADATA_KEY
+
+    assert (RAY_JOB_CONFIG_JSON_ENV_VAR, JOB_ID_METADATA_KEY) == (RAY_VARIABLE, "job_submission_id")
+
+
 @pytest.mark.parametrize("case", GONE)
 def test_a_run_whose_driver_is_gone_is_nobodys_and_may_be_driven(run: RunDirectory, case: str) -> None:
     drive(run, GONE[case]())
@@ -77,6 +119,13 @@ def test_a_run_has_one_driver(run: RunDirectory, silent_seconds: float) -> None:
     assert live_driver(STORAGE, run) is not None
     with pytest.raises(UsageError, match=r"job is being run already, by process \d+ on .*give this job another name"):
         Lease(STORAGE, run).take()
+
+
+def test_the_command_that_stops_the_other_driver_reaches_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "newest_driver", lambda *_: 1)
+    monkeypatch.setattr(leases, "_content", lambda *_: json.dumps(asdict(me())).encode())
+    with pytest.raises(UsageError, match=r"`tandem stop s3://b/runs/job --endpoint http://minio:9000`, or give"):
+        Lease(STORAGE, RunDirectory("s3://b/runs/job"), S3(endpoint="http://minio:9000")).take()
 
 
 def test_a_driver_on_another_machine_seems_dead_when_it_is_silent(run: RunDirectory) -> None:

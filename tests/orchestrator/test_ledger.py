@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobspecs.errors import UsageError
+from jobspecs.evaluation import evaluation_hash
+from jobspecs.load import dumps, loads
 from jobspecs.storage import S3
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
+from orchestrator.results import as_csv, failures
+from tests.workers.tiny_job import SPEC
 from workers.data.order import Layout
 from workers.run import PartsWriter, RunDirectory, RunPlan
 from workers.storage import Storage
@@ -116,3 +121,77 @@ def test_bad_samples_are_counted_by_cause_and_once_for_each_step(ledger: Ledger)
             writer.append({"step": step, "uri": "file:///a.tar", "place": place, "key": "k", "cause": cause})
         writer.flush()
     assert ledger.status().bad_samples == {"truncated": 1, "undecodable": 1}
+
+
+# --- evaluations ---
+
+
+def write_result(ledger: Ledger, step: int, name: str, **fields: object) -> None:
+    result = {"step": step, "evaluation": name, "main": "acc@1", "scores": {"acc@1": 0.5}, **fields}
+    ledger.storage.write(ledger.run.evaluation(step, name), json.dumps(result).encode())
+
+
+def fail(ledger: Ledger, step: int, name: str) -> None:
+    ledger.event("evaluation_failed", "…", evaluation=name, step=step, reason="no room", again=False)
+
+
+def test_an_evaluation_that_failed_and_has_a_result_since_has_not_failed(ledger: Ledger) -> None:
+    for step, name in ((1, "mended"), (2, "mended"), (1, "other")):
+        fail(ledger, step, name)
+    write_result(ledger, 1, "mended")
+    assert failures(ledger.status().evaluations) == [
+        "evaluation other of step 1 failed: no room",
+        "evaluation mended of step 2 failed: no room",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"step": 1, "evaluation": "a", "main": "acc@1", "scores": null}',
+        b'{"step": 1, "evaluation": "a", "main": "acc@1", "scores": {"acc@5": 1.0}}',
+        b'{"step": "1", "evaluation": "a", "main": "acc@1", "scores": {"acc@1": 1.0}}',
+    ],
+)
+def test_a_damaged_result_is_none(ledger: Ledger, content: bytes) -> None:
+    write_result(ledger, 1, "whole")
+    fail(ledger, 1, "a")
+    ledger.storage.write(ledger.run.evaluation(1, "a"), content)
+    whole, failed = ledger.status().evaluations
+    assert (whole["evaluation"], failed["evaluation"], failed["failed"]) == ("whole", "a", "no room")
+    assert ledger.results() == [whole]
+
+
+RETRIEVAL = "evaluations: [{kind: retrieval, name: a, data: {urls: [%s]}}]\n"
+
+
+def test_results_of_a_section_that_was_changed_stand_apart(ledger: Ledger) -> None:
+    """Under one name they would make one curve. Those of evaluations that the spec has not, and those that say nothing
+    of their section, are as they were."""
+    old, now = (loads(SPEC % "data" + RETRIEVAL % tar) for tar in ("old.tar", "new.tar"))
+    ledger.storage.write(ledger.run.spec, dumps(now).encode())
+    of_old, of_now = (evaluation_hash(spec.evaluations[0]) for spec in (old, now))
+    write_result(ledger, 1, "a", spec_hash=of_old)
+    write_result(ledger, 2, "a", spec_hash=of_now)
+    write_result(ledger, 3, "a")
+    write_result(ledger, 3, "removed", spec_hash="other")
+    fail(ledger, 1, "a")  # of the section as it is now
+    apart = f"a (earlier section {of_old[:8]})"
+    found = ledger.status().evaluations
+    assert [(each["step"], each["evaluation"]) for each in found] == [
+        (1, apart),
+        (2, "a"),
+        (3, "a"),
+        (3, "removed"),
+        (1, "a"),
+    ]
+    assert failures(found) == ["evaluation a of step 1 failed: no room"]
+    assert f"1,{apart}," in as_csv(found)
+    for content in (b"of: another version", b"\xff"):
+        ledger.storage.write(ledger.run.spec, content)
+        assert ledger.results()[0]["evaluation"] == "a", "which section is now can't be told"

@@ -113,6 +113,21 @@ def test_what_fails_with_the_model_leaves_the_rest_whole(tmp_path: Path, monkeyp
     assert "Left out: ZeroDivisionError: division by zero (<lambda>, line" in page.text
 
 
+@pytest.mark.parametrize("kind", [UsageError, ValueError])
+def test_why_something_is_left_out_is_told_without_secrets(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise kind("no answer from https://ann:hunter22@host/x of s3cr3t-value")
+
+    monkeypatch.setenv("MY_SECRET", "s3cr3t-value")
+    monkeypatch.setattr("orchestrator.report.look.look", fail)
+    html = Path(write_report([(write_images_run(tmp_path), None)]).removeprefix("file://")).read_text()
+    assert "no answer from https://***@host/x of ***" in html
+    assert "hunter22" not in html
+    assert "s3cr3t-value" not in html
+
+
 def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     storage, run = Storage(S3()), RunDirectory(f"file://{tmp_path}/job")
     storage.write(run.plan, RunPlan(Layout(0, 8, 2, 16, (8,)), 10, "spec", "index").to_json())
