@@ -2,6 +2,7 @@
 # make demo    data, training, evaluation, scores: the whole of Tandem once
 # make test    the tests
 # make test-gpu   those of the worker core that need a GPU
+# make matrix   checkpoints of every ZeRO stage, rank count and precision, loaded under every other
 # make lint    style, types, import rules
 # make reference   the pages that are made of the sources
 # make bench-data   the data path against its peers, about 10 minutes
@@ -18,7 +19,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/benchmarks/peers
 
-.PHONY: setup demo test test-gpu lint reference format peers bench-data bench-loss bench-step bench-search bench-recovery bench-submit bench-evaluations bench-mined chaos clean
+.PHONY: setup demo test test-gpu matrix lint reference format peers bench-data bench-loss bench-step bench-search bench-recovery bench-submit bench-evaluations bench-mined chaos clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +42,9 @@ test: setup peers
 # Where there is none, nothing is collected, which pytest ends with 5.
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
+
+matrix: setup
+	TANDEM_FULL_MATRIX=1 $(BIN)/python -m pytest tests/workers/train/test_checkpoint_matrix.py
 
 lint: setup
 	$(BIN)/ruff check .

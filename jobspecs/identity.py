@@ -87,6 +87,10 @@ MEANINGS = (
 IN_JOB = Meaning("mining", _E, "the job trains with the negatives that it mines")
 """Before all of them, of a job that mines for itself."""
 
+HERE = "/./"
+"""Stands in the path of a model's folder before what the spec says of it: `/home/me/./models/clip`. The rest differs
+between machines and is no part of the experiment."""
+
 
 def meaning_of(path: tuple[str, ...], *, mines: bool) -> Meaning:
     """What a change of the field at `path` means; `mines`, of a job that mines for itself."""
@@ -103,4 +107,10 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         for number, child in enumerate(value):
             yield from leaves(child, (*path, str(number)))
     else:
-        yield path, value
+        yield path, _as_written(path, value)
+
+
+def _as_written(path: tuple[str, ...], value: Any) -> Any:
+    """The folder of a model as its spec names it, and everything else as it is."""
+    is_folder = path[-1:] in (("name",), ("model",)) and isinstance(value, str) and value.startswith("/")
+    return value.partition(HERE)[2] or value if is_folder else value

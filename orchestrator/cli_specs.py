@@ -98,6 +98,9 @@ def plan(
         float | None, typer.Option(min=1e-6, help="Of a step, to estimate the goodput by.", show_default=False)
     ] = None,
     failures_per_day: Annotated[float, typer.Option(min=1e-6, help="Of the whole job, for the goodput.")] = 1.0,
+    samples_per_second: Annotated[
+        int, typer.Option(min=1, help="The rate that is aimed at: what it needs of network and storage is told.")
+    ] = 1_000,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what would run and what it takes: samples, steps, rows per rank; memory, bytes, rates, checkpoints.
@@ -113,7 +116,12 @@ def plan(
         from orchestrator.prepare import prepare
 
         prepared = prepare(load(spec, with_workers(overrides, workers)), only_plan=True)
-        costs = costs_of(prepared, seconds_per_step=step_seconds, failures_per_day=failures_per_day)
+        costs = costs_of(
+            prepared,
+            seconds_per_step=step_seconds,
+            failures_per_day=failures_per_day,
+            samples_per_second=samples_per_second,
+        )
         warnings = warnings_of(prepared.spec, prepared.plan)
     if output is Output.JSON:
         found = {"costs": None if costs is None else asdict(costs), "warnings": warnings}

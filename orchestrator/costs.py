@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from jobspecs.checkpoint import Checkpoint
 from jobspecs.job import JobSpec
 from orchestrator.goodput import Goodput, goodput, stall_seconds
 from orchestrator.plan import Plan, contrast_in
 from orchestrator.prepare import Prepared
 
 SAMPLES_PER_SECOND = 1_000
-"""The rate for which rates are told: they grow in proportion."""
+"""Where no other rate is aimed at: what it needs of network and storage grows in proportion."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,25 @@ class Costs:
     """Received for gradients, and for parameters that ZeRO spreads."""
     read_bytes_per_step: int
     """Of tars, by all ranks together, at most: what filters leave out is counted in."""
+    samples_per_second: int
+    """The rate that is aimed at: what it needs is told by the next two."""
     network_bytes_per_second: int
-    """Received for each 1,000 samples a second, loss and reduction together."""
+    """Received by a rank at that rate, loss and reduction together."""
     storage_bytes_per_second: int
-    """Read by all ranks for each 1,000 samples a second."""
+    """Read by all ranks at that rate."""
     checkpoint_bytes: int
     """Of one checkpoint: parameters, moments, the average of the weights where there is one."""
     goodput: Goodput | None
-    """Where the seconds of a step are known."""
+    """Where the time between two commits is known."""
 
 
-def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_per_day: float = 1.0) -> Costs | None:
+def costs_of(
+    job: Prepared,
+    *,
+    seconds_per_step: float | None = None,
+    failures_per_day: float = 1.0,
+    samples_per_second: int = SAMPLES_PER_SECOND,
+) -> Costs | None:
     """The costs of a job; None while one of its tokenizers is still to be trained. Raises UsageError."""
     spec, plan = job.spec, job.plan
     if not job.tokenizers.keys() >= spec.data.texts.keys():
@@ -91,11 +100,8 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
             for index, source in zip(job.indexes, plan.sources, strict=True)
         )
     )
-    steps_per_second = SAMPLES_PER_SECOND / plan.global_batch
-    found = None
-    if seconds_per_step is not None and spec.checkpoint.every_steps is not None:
-        interval = spec.checkpoint.every_steps * seconds_per_step
-        found = goodput(interval, stall_seconds(checkpoint, ranks), failures_per_day)
+    steps_per_second = samples_per_second / plan.global_batch
+    interval = seconds_between_commits(spec.checkpoint, seconds_per_step)
     return Costs(
         towers={name: TowerCosts(size.parameters, size.trained) for name, size in sizes.items()},
         parameters=total,
@@ -104,11 +110,24 @@ def costs_of(job: Prepared, *, seconds_per_step: float | None = None, failures_p
         host_memory=plan.loader_memory.total + checkpoint // ranks,
         reduced_bytes_per_step=reduced,
         read_bytes_per_step=read,
+        samples_per_second=samples_per_second,
         network_bytes_per_second=round((plan.gathered_bytes_per_step + reduced) * steps_per_second),
         storage_bytes_per_second=round(read * steps_per_second),
         checkpoint_bytes=checkpoint,
-        goodput=found,
+        goodput=None if interval is None else goodput(interval, stall_seconds(checkpoint, ranks), failures_per_day),
     )
+
+
+def seconds_between_commits(checkpoint: Checkpoint, seconds_per_step: float | None) -> float | None:
+    """By steps or by minutes, whichever comes first; None where steps count and nobody knows how long they take."""
+    given = []
+    if checkpoint.every_minutes is not None:
+        given.append(60 * checkpoint.every_minutes)
+    if checkpoint.every_steps is not None:
+        if seconds_per_step is None:
+            return None
+        given.append(checkpoint.every_steps * seconds_per_step)
+    return min(given)
 
 
 def reduced_bytes(stage: int, parameters: int, trained: int, ranks: int) -> int:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.costs import SAMPLES_PER_SECOND, Costs
+from orchestrator.costs import Costs
 from orchestrator.report.scale import duration
 from orchestrator.tables import in_bytes
 
@@ -49,7 +49,7 @@ def _rows(costs: Costs) -> dict[str, str]:
         "host memory": f"about {in_bytes(costs.host_memory)} a rank: loaders, and a checkpoint on its way",
         "reduced": f"{in_bytes(costs.reduced_bytes_per_step)} a step and rank, for gradients and weights",
         "read": f"{in_bytes(costs.read_bytes_per_step)} a step, by all ranks together",
-        f"{SAMPLES_PER_SECOND:,} samples/s need": (
+        f"{costs.samples_per_second:,} samples/s need": (
             f"{in_bytes(costs.storage_bytes_per_second)}/s of the storage and "
             f"{in_bytes(costs.network_bytes_per_second)}/s into each rank"
         ),

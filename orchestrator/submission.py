@@ -7,31 +7,40 @@ number at the end of a submission id counts the submissions.
 
 from __future__ import annotations
 
+import logging
 import re
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jobspecs.data import Source
 from jobspecs.errors import JobFailedError, NotFoundError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.load import dumps
+from jobspecs.storage import S3
 from orchestrator.absolute_uris import absolute_uris
 from orchestrator.cluster import Entry, RayJobs
 from orchestrator.evaluations import is_finished
 from orchestrator.lease import SUBMISSION_VARIABLE, live_driver
 from orchestrator.ledger import Ledger, State
 from orchestrator.prepare import AnotherExperimentError, Prepared, prepare
+from orchestrator.run_argument import run_argument
 from orchestrator.scanning import Found
 from workers.run import RunDirectory
 from workers.run_inputs import load_spec
 from workers.storage import ObjectInfo, Storage, join
 
+logger = logging.getLogger(__name__)
+
 PACKAGES = ("jobspecs", "workers", "orchestrator")
 STOP_SECONDS = 300
 """Ray kills a job so long after it was asked to stop: time for a commit. Ray's own default is 3 s."""
+STOP_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+"""Environment variables of a job, by which Ray knows that."""
 NAME_LETTERS = 63
 """Of a job, at most."""
 
@@ -65,7 +74,7 @@ def submit(spec: JobSpec, jobs: RayJobs, *, installed: bool = False, new_run: bo
     if new_run:
         spec = spec.model_copy(update={"name": free_name(spec.name, spec.storage.root, storage, entries)})
     run = RunDirectory(join(spec.storage.root, spec.name))
-    refuse_running(run, entries, storage)
+    refuse_running(run, entries, storage, spec.storage.s3)
     prepared = _prepared(spec)
     ledger = Ledger(storage, run)
     resumed = ledger.plan() is not None
@@ -76,6 +85,7 @@ def submit(spec: JobSpec, jobs: RayJobs, *, installed: bool = False, new_run: bo
 
     if prepared is not None and resumed and finished(prepared, ledger):
         return submitted(None)
+    warn_of_root(spec.storage.root, jobs.url)
     submission_id = next_id(spec, (entry.submission_id for entry in entries))
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-submit-") as folder:
@@ -87,7 +97,7 @@ def submit(spec: JobSpec, jobs: RayJobs, *, installed: bool = False, new_run: bo
                 metadata(spec, run),
             )
     except JobFailedError:
-        refuse_running(run, jobs.entries(), storage)  # somebody else was as quick
+        refuse_running(run, jobs.entries(), storage, spec.storage.s3)  # somebody else was as quick
         raise
     return submitted(submission_id)
 
@@ -119,7 +129,7 @@ def runtime_env(submission_id: str, folder: str, *, installed: bool) -> dict[str
     return {
         "working_dir": folder,
         **({} if installed else {"py_modules": [str(here / package) for package in PACKAGES]}),
-        "env_vars": {SUBMISSION_VARIABLE: submission_id, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+        "env_vars": {SUBMISSION_VARIABLE: submission_id, **STOP_VARIABLES},
     }
 
 
@@ -136,8 +146,34 @@ def free_name(name: str, root: str, storage: Storage, entries: Iterable[Entry]) 
     return candidate
 
 
-def refuse_running(run: RunDirectory, entries: Iterable[Entry], storage: Storage) -> None:
-    """Raises UsageError where the run is driven already: by a job of the cluster, of another one, or by a process."""
+def warn_of_root(root: str, cluster: str) -> None:
+    """Says where runs would lie in a folder of another machine, which may be one that all share."""
+    host = urlsplit(cluster).hostname or ""
+    if root.startswith("file://") and not _is_this_machine(host):
+        logger.warning(
+            "storage.root %s is a folder, and the cluster is on %s. Unless its nodes and this machine share that "
+            "folder, the run is not seen here and is lost with its node: set storage.root to an s3:// URI.",
+            root,
+            host,
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether an address of `host` is one that a server could have here: loopback, or of a network card."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as server:
+            server.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def refuse_running(run: RunDirectory, entries: Iterable[Entry], storage: Storage, s3: S3) -> None:
+    """Raises UsageError where the run is driven already: by a job of the cluster, of another one, or by a process.
+
+    s3: how `storage` reaches S3, for the message.
+    """
     running = [entry.submission_id for entry in entries if entry.run_directory == run.uri and not entry.is_over]
     if running:
         raise UsageError(
@@ -149,7 +185,7 @@ def refuse_running(run: RunDirectory, entries: Iterable[Entry], storage: Storage
         who = f"job {driver.submission_id} of another cluster" if driver.submission_id else f"process {driver.pid}"
         raise UsageError(
             f"{run.name} is being run already, by {who} on {driver.host}. Wait for it, or stop it with `tandem stop "
-            f"{run.uri}`; --new-run starts another run beside it."
+            f"{run_argument(run.uri, s3)}`; --new-run starts another run beside it."
         )
 
 

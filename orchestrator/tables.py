@@ -143,12 +143,17 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _workers(plan: Plan) -> str:
-    def listed(numbers: tuple[int, ...]) -> str:
-        return ", ".join(map(str, numbers))
+    """The sizes that the job may run on; and all that are of use, each with its rows that only pad, as a share of the
+    global batch."""
 
-    more = set(plan.useful_workers) - set(plan.even_workers)
-    told = f"{listed(plan.possible_workers)}; the lanes are evenly shared out by {listed(plan.even_workers)}"
-    return told + (f", and also of use are {listed(tuple(sorted(more)))}" if more else "")
+    def with_padding(workers: int) -> str:
+        most = -(-plan.lanes // workers)
+        padding = most * workers / plan.lanes - 1
+        share = "<1%" if padding < 0.005 else f"{padding:.0%}"
+        return f"{workers} ({share})" if padding else str(workers)
+
+    possible = ", ".join(map(str, plan.possible_workers))
+    return f"{possible}; of use, with what only pads: {', '.join(map(with_padding, plan.useful_workers))}"
 
 
 def _samples_of(plan: Plan) -> str:

@@ -218,8 +218,9 @@ def test_plan_as_json(digits: Path, tmp_path: Path) -> None:
 
 
 def test_plan_as_table(digits: Path, tmp_path: Path) -> None:
-    answer = tandem("plan", str(EXAMPLE), *set_flags(overrides(digits, tmp_path)))
+    answer = tandem("plan", str(EXAMPLE), "--samples-per-second", "2000", *set_flags(overrides(digits, tmp_path)))
     assert "1,437; a pass takes 1,408 of them" in answer.stdout
+    assert "2,000 samples/s need" in answer.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "metrics"])

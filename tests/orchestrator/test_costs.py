@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from rich.console import Console
@@ -36,6 +38,39 @@ def test_the_costs_of_a_job(job: Prepared) -> None:
     memory = costs.device_memory
     assert memory["peak"] <= sum(size for name, size in memory.items() if name != "peak")
     assert costs.goodput.interval_seconds == job.spec.checkpoint.every_steps
+
+
+def test_the_rate_that_is_aimed_at_may_be_another(job: Prepared) -> None:
+    usual, other = costs_of(job), costs_of(job, samples_per_second=3_000)
+    assert usual is not None
+    assert other is not None
+    assert (usual.samples_per_second, other.samples_per_second) == (1_000, 3_000)
+    assert other.storage_bytes_per_second == pytest.approx(3 * usual.storage_bytes_per_second, abs=2)
+    assert other.network_bytes_per_second == pytest.approx(3 * usual.network_bytes_per_second, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "minutes", "step_seconds", "seconds"),
+    [
+        (100, None, 2.0, 200),
+        (100, None, None, None),
+        (None, 10, None, 600),
+        (None, 10, 2.0, 600),
+        (100, 10, 2.0, 200),
+        (1000, 10, 2.0, 600),
+        (1000, 10, None, None),
+    ],
+)
+def test_commits_come_by_steps_or_by_minutes(
+    job: Prepared, steps: int | None, minutes: float | None, step_seconds: float | None, seconds: float | None
+) -> None:
+    """Whichever comes first: nobody knows that who does not know how long a step takes."""
+    checkpoint = job.spec.checkpoint.model_copy(update={"every_steps": steps, "every_minutes": minutes})
+    costs = costs_of(
+        replace(job, spec=job.spec.model_copy(update={"checkpoint": checkpoint})), seconds_per_step=step_seconds
+    )
+    assert costs is not None
+    assert (None if costs.goodput is None else costs.goodput.interval_seconds) == seconds
 
 
 def test_what_filters_leave_out_is_read_too(job: Prepared) -> None:
@@ -106,6 +141,12 @@ def test_goodput() -> None:
     assert stall_seconds(3.6e9, 2) == pytest.approx(0.21)
 
 
+def test_a_restart_takes_what_the_readme_says() -> None:
+    readme = (EXAMPLE.parents[2] / "README.md").read_text()
+    (row,) = re.findall(r"^\| Tandem, after the loss of a worker \|.*\| (.*?) \|$", readme, re.MULTILINE)
+    assert round(median(map(float, row.split(", ")))) == RESTART_SECONDS
+
+
 def test_the_table_tells_parts_and_notes() -> None:
     costs = Costs(
         towers={"image": TowerCosts(1_500_000, 0), "text": TowerCosts(2_000, 2_000)},
@@ -115,6 +156,7 @@ def test_the_table_tells_parts_and_notes() -> None:
         host_memory=2**30,
         reduced_bytes_per_step=1024,
         read_bytes_per_step=1024,
+        samples_per_second=2_500,
         network_bytes_per_second=1024,
         storage_bytes_per_second=1024,
         checkpoint_bytes=2**20,
@@ -127,6 +169,7 @@ def test_the_table_tells_parts_and_notes() -> None:
     assert "memory of a CUDA rank" in shown
     assert "about 2.0 MiB at most: parameters 1.0 MiB" in shown
     assert "with a commit each 10 min" in shown
+    assert "2,500 samples/s need" in shown
     assert "Mind the [gap]." in shown
     show_costs(console, None, ["Mind it all the same."])
     shown = console.export_text()

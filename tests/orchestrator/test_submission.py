@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from jobspecs.columns import PretrainedTokenizer
 from jobspecs.errors import JobFailedError, UsageError
 from jobspecs.job import JobSpec
 from jobspecs.load import dumps
+from jobspecs.storage import S3
 from orchestrator import submission
 from orchestrator.cluster import RayJobs, connect
 from orchestrator.lease import SUBMISSION_VARIABLE, this_driver
+from orchestrator.named_uris import named_models
 from orchestrator.prepare import prepare
-from orchestrator.submission import free_name, next_id, runtime_env, submit
+from orchestrator.submission import free_name, next_id, runtime_env, submit, warn_of_root
 from tests.orchestrator.conftest import TINY, digits_spec
 from tests.orchestrator.fake_dashboard import FakeDashboard
+from tests.workers.pretrained_folders import clip_like
 from workers.run import RunDirectory
 from workers.storage import Storage
 
@@ -190,7 +194,64 @@ def test_a_wrong_spec_reaches_no_cluster(dashboard: FakeDashboard, digits: Path,
     assert not dashboard.jobs
 
 
+@pytest.mark.parametrize(
+    ("root", "cluster", "warned"),
+    [
+        ("file:///me/runs", "http://head.invalid:8265", True),
+        ("file:///me/runs", "https://192.0.2.7", True),
+        ("s3://bucket/runs", "http://head.invalid:8265", False),
+        ("file:///me/runs", "http://127.0.0.1:8265", False),
+        ("file:///me/runs", "http://localhost:8265", False),
+        ("file:///me/runs", "http://[::1]:8265", False),
+    ],
+)
+def test_runs_in_a_folder_of_another_machine(
+    root: str, cluster: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_root(root, cluster)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert ("storage.root file:///me/runs is a folder, and the cluster is on" in caplog.text) is warned
+
+
+def test_a_submission_to_another_machine_is_warned_of_its_root(
+    dashboard: FakeDashboard, spec: JobSpec, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert submit(spec, connect(dashboard.url), new_run=True).submission_id is not None
+    assert "is a folder" not in caplog.text
+    monkeypatch.setattr(submission, "_is_this_machine", lambda host: False)
+    assert submit(spec, connect(dashboard.url), new_run=True).submission_id is not None
+    assert "set storage.root to an s3:// URI" in caplog.text
+
+
+def test_the_folder_of_a_model_is_shipped_with_its_place(
+    dashboard: FakeDashboard, spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bare name might be another model's on the hub."""
+    clip_like(tmp_path / "tokenizers" / "clip")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = PretrainedTokenizer(kind="pretrained", name="tokenizers/clip")
+    assert spec.data.text is not None
+    text = spec.data.text.model_copy(update={"tokenizer": tokenizer})
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"text": text})})
+    shipped: list[JobSpec] = []
+
+    def kept(spec: JobSpec) -> str:
+        shipped.append(spec)
+        return dumps(spec)
+
+    monkeypatch.setattr(submission, "dumps", kept)
+    submitted = submit(spec, connect(dashboard.url))
+    assert named_models(shipped[0]) == [("data.text.tokenizer.name", f"{tmp_path}/./tokenizers/clip")]
+    assert submitted.spec_hash == spec.experiment_hash()
+
+
 def test_a_cluster_that_does_not_take_the_job(dashboard: FakeDashboard, spec: JobSpec) -> None:
     dashboard.status, dashboard.only_posts_fail = 500, True
     with pytest.raises(JobFailedError, match=r"did not take the job digits-clip-\w+-1: ValueError: broken"):
         submit(spec, connect(dashboard.url))
+
+
+def test_the_command_that_stops_another_s_run_reaches_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "live_driver", lambda *_: this_driver())
+    with pytest.raises(UsageError, match=r"`tandem stop s3://b/runs/x --endpoint http://minio:9000`; --new-run"):
+        submission.refuse_running(RunDirectory("s3://b/runs/x"), [], STORAGE, S3(endpoint="http://minio:9000"))

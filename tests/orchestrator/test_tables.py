@@ -1,12 +1,15 @@
-"""Tables of a status and of results."""
+"""Tables of a plan, of a status and of results."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator import tables
+from orchestrator.prepare import prepare
+from tests.orchestrator.conftest import digits_spec
 from tests.orchestrator.views.story import status_of
 
 
@@ -60,3 +63,17 @@ def test_what_looks_like_markup_is_told_as_it_is() -> None:
     tables.show_results(console, answer, "evaluations")
     assert output.getvalue().count(cause) == 2
     assert "file:///runs/[b]job" in output.getvalue()
+
+
+def test_a_plan_tells_the_sizes_of_use_and_what_each_wastes(digits: Path, tmp_path: Path) -> None:
+    def workers_of(*more: str) -> str:
+        plan = prepare(digits_spec(digits, tmp_path, *more), only_plan=True).plan
+        output = io.StringIO()
+        Console(file=output, width=400).print(tables.plan_table(plan))
+        (row,) = (line for line in output.getvalue().splitlines() if line.startswith("│ workers "))
+        return row.split("│")[2].strip()
+
+    of_use = "of use, with what only pads: 1, 2, 3 (12%), 4, 6 (12%), 8, 16"
+    assert workers_of("cluster.workers=7") == f"7; {of_use}"
+    assert workers_of("cluster.workers={min: 2, max: 5}") == f"2, 3, 4; {of_use}"
+    assert "of use, with what only pads: 1, 2, 3 (<1%)," in workers_of("training.global_batch=1024", "data.lanes=1024")
