@@ -199,7 +199,7 @@ class Bookkeeping:
             return
         size = grown_size(
             self._workforce.sizes,
-            self._workforce.room(held=self._world_size),
+            self._workforce.room_to_grow(held=self._world_size),
             self._world_size,
             ran_seconds=time.monotonic() - self._began,
             cluster=self._workforce.cluster,

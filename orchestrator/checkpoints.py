@@ -75,11 +75,21 @@ def superfluous(
     ascending = sorted(steps)
     kept = {*ascending[-checkpoint.keep_last :], *in_use}
     if checkpoint.keep_every is not None:
-        kept |= {step for step in ascending if step % checkpoint.keep_every == 0}
+        kept |= first_of_each(ascending, checkpoint.keep_every)
     if checkpoint.keep_best is not None:
         scored = sorted((step for step in ascending if step in scores), key=lambda step: (scores[step], step))
         kept |= set(scored[-checkpoint.keep_best.count :])
     return [step for step in ascending if step not in kept]
+
+
+def first_of_each(steps: Iterable[int], every: int) -> set[int]:
+    """Of each multiple of `every`, the first step at or behind it: a commit that waits for the save before comes late.
+    Pure."""
+    firsts: dict[int, int] = {}
+    for step in sorted(steps, reverse=True):
+        firsts[step // every] = step
+    firsts.pop(0, None)  # steps before the first multiple
+    return set(firsts.values())
 
 
 def retain(storage: Storage, run: RunDirectory, spec: JobSpec, attempt: int, in_use: Collection[int]) -> list[int]:

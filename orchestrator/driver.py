@@ -10,7 +10,8 @@ from jobspecs.errors import StorageError, UsageError
 from jobspecs.load import dumps
 from orchestrator import tokenizers
 from orchestrator.attempts import Attempts
-from orchestrator.evaluations import Evaluations, is_finished
+from orchestrator.evaluations import FAILED_LOOKS, Evaluations, is_finished
+from orchestrator.halt import Halt
 from orchestrator.interrupt import Interrupt
 from orchestrator.journal import Journal
 from orchestrator.lease import HEARTBEAT_SECONDS, Lease, TakenOverError
@@ -19,10 +20,11 @@ from orchestrator.listening import listening
 from orchestrator.prepare import Prepared
 from orchestrator.ray_cluster import check_evaluations, check_resources, own_dashboard, start_ray
 from orchestrator.report.leave import leave_report
-from orchestrator.stop_request import StopRequest
+from orchestrator.run_argument import run_argument
 from orchestrator.trackers import check_trackers
 from orchestrator.views.view import View
 from orchestrator.within import within
+from orchestrator.workforce import withdraw
 from workers.data.index_file import to_parquet
 from workers.run import committed_steps
 from workers.storage import Storage
@@ -40,8 +42,8 @@ class Driver:
         self._interrupt = interrupt
         self._ledger = Ledger(prepared.storage, prepared.run)
         self._journal = Journal(self._ledger, view)
-        self._lease = Lease(_quick(prepared), prepared.run)
-        self._stop = StopRequest(prepared.storage, prepared.run, self._journal, interrupt)
+        self._lease = Lease(_quick(prepared), prepared.run, prepared.spec.storage.s3)
+        self._halt = Halt(prepared, self._journal, interrupt, self._lease)
 
     def run(self) -> State:
         """Runs the job, or goes on with it. Returns SUCCEEDED or INTERRUPTED, written down or not.
@@ -55,7 +57,7 @@ class Driver:
             self._journal.line(f"{job.spec.name} is finished: {steps} steps, all evaluations done")
             return State.SUCCEEDED
         self._journal.line("starting Ray")
-        start_ray(job.spec.cluster)
+        start_ray(job.spec.cluster, job.spec.evaluations)
         check_resources(job.spec.cluster)
         check_evaluations(job.spec)
         check_trackers(job.spec.tracking)
@@ -69,15 +71,15 @@ class Driver:
 
     def _leave_report(self) -> None:
         if reason := leave_report(self._ledger):
-            self._journal.line(f"no report: {reason}. `tandem report {self._ledger.run.uri}` writes it")
+            run = run_argument(self._ledger.run.uri, self._job.spec.storage.s3)
+            self._journal.line(f"no report: {reason}. `tandem report {run}` writes it")
 
     def _drive(self) -> State:
         job = self._job
         try:
             self._open()
             with Evaluations(job, self._journal) as evaluations:
-                trained = Attempts(job, self._journal, self._interrupt, self._lease, evaluations).run()
-                succeeded = trained and self._finish(evaluations)
+                succeeded = self._train(evaluations) and self._finish(evaluations)
             if succeeded:
                 self._journal.end("run_succeeded", "succeeded")
                 self._leave_report()
@@ -145,13 +147,27 @@ class Driver:
         for name, tokenizer in made.items():
             job.storage.write(job.run.tokenizer(name), tokenizer.to_bytes())
 
+    def _train(self, evaluations: Evaluations) -> bool:
+        """Trains to the last step. Returns False when it was interrupted before. Raises JobFailedError, TakenOverError.
+
+        An autoscaler keeps nodes for the workers no longer than that: evaluations need none of them.
+        """
+        job = self._job
+        try:
+            return Attempts(job, self._journal, self._interrupt, self._lease, evaluations).run()
+        finally:
+            if not self._lease.lost:  # what stands now is the other driver's
+                withdraw(job.spec.cluster)
+
     def _finish(self, evaluations: Evaluations) -> bool:
         """Training is over: waits for the evaluations that are left. Returns False when it was interrupted before.
 
         Raises TakenOverError, StorageError.
         """
         job = self._job
-        last = committed_steps(job.storage, job.run)[-1]
+        last = self._last_step()
+        if last is None:
+            return False
         if last < job.fixed.total_steps:
             message = f"training ends early, with step {last}: {evaluations.stalled()}"
         else:
@@ -159,12 +175,26 @@ class Driver:
         self._journal.event("training_finished", message, step=last)
         evaluations.finish(last)
         while not evaluations.is_done():
-            if self._lease.lost:
-                raise TakenOverError(job.spec.name)
-            if self._stop.is_made():
+            if self._halt.asked():
                 return False
             self._interrupt.wait(POLL_SECONDS)
         return True
+
+    def _last_step(self) -> int | None:
+        """The newest that is committed; None when the job was interrupted before the storage has answered. Raises
+        StorageError, after as many looks as evaluations have then; TakenOverError."""
+        for look in range(1, FAILED_LOOKS + 1):
+            try:
+                return committed_steps(self._job.storage, self._job.run)[-1]
+            except StorageError as error:
+                if look == FAILED_LOOKS:
+                    raise
+                if look == 1:
+                    self._journal.line(f"the end of training waits, as the run directory did not answer: {error}")
+            if self._halt.asked():
+                break
+            self._interrupt.wait(POLL_SECONDS)
+        return None
 
 
 def _quick(job: Prepared) -> Storage:

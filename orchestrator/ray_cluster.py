@@ -8,17 +8,19 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from jobspecs.cluster import Cluster
 from jobspecs.errors import UsageError
+from jobspecs.evaluation import Evaluation
 from jobspecs.job import JobSpec
 from orchestrator.cluster_address import ADDRESS_VARIABLES
 from orchestrator.elastic import Node, room
 from orchestrator.environment import variables
+from orchestrator.evaluation_task import reserved
 
 # Ray reads these when it is imported. Usage reports are sent only where the user asks for them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,8 +36,11 @@ ANSWER_SECONDS = 10.0
 """Patience with Ray: with a call of an actor, with short tasks."""
 
 
-def start_ray(cluster: Cluster) -> None:
+def start_ray(cluster: Cluster, evaluations: Sequence[Evaluation] = ()) -> None:
     """Connects to the cluster that `RAY_ADDRESS` names, else starts Ray on this machine. Once a process.
+
+    evaluations: those that will want room beside the workers. Whoever does not know them, such as a scan of data before
+    the job, leaves room for one that reserves what a worker does.
 
     Raises UsageError: the cluster is not there.
     """
@@ -50,9 +55,12 @@ def start_ray(cluster: Cluster) -> None:
         if address:
             _join(address)
         else:
-            # On one machine more workers than cores are slower but the same experiment; one CPU is for
-            # the evaluation task. "local" starts a Ray of its own beside any other on the machine.
-            cpus = max(os.cpu_count() or 1, cluster.max_workers * cluster.cpus_per_worker + 1)
+            # Ray's CPUs are what it counts, not cores: on one machine more workers than cores are slower but the same
+            # experiment, and an evaluation has room beside all of them.
+            beside = [reserved(None, cluster), *(reserved(each.resources, cluster) for each in evaluations)]
+            most = cluster.max_workers * cluster.cpus_per_worker + max(task.cpus for task in beside)
+            cpus = max(os.cpu_count() or 1, most)
+            # "local" starts a Ray of its own beside any other on the machine.
             ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)
 
 
@@ -237,9 +245,12 @@ def free_workers(cluster: Cluster) -> int:
 
 
 def ask_for(cluster: Cluster, workers: int) -> None:
-    """Tells an autoscaler, where the cluster has one, that so many workers shall fit; 0 takes it back."""
+    """Tells an autoscaler, where the cluster has one, that so many workers shall fit, those that run among them; 0
+    takes it back. It stands until the next call: a cluster has one such request, whoever makes it."""
     from ray.autoscaler.sdk import request_resources
 
+    if not os.environ.get("RAY_ADDRESS"):
+        return  # nothing comes to this machine
     request_resources(bundles=[resources(cluster)] * workers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from orchestrator.elastic import room, start_size
 from orchestrator.evaluations import Evaluations
 from orchestrator.holders import holders
 from orchestrator.journal import Journal
+from orchestrator.within import within
 
 POLL_SECONDS = 1.0
 YIELD_SECONDS = 2.0
@@ -22,7 +24,9 @@ SETTLE_SECONDS = 5.0
 
 
 class Workforce:
-    """What the cluster has for the job."""
+    """What the cluster has for the job, and what an autoscaler is asked for. With several sizes the request for the
+    largest stands from the first attempt on, as nodes that nobody asks for go before the job may grow onto them: who
+    runs the attempts takes it back at their end (`withdraw`). With one size it stands while there is too little."""
 
     def __init__(
         self, sizes: tuple[int, ...], cluster: Cluster, journal: Journal, crew: Crew, evaluations: Evaluations
@@ -40,12 +44,22 @@ class Workforce:
         nodes = room(ray_cluster.nodes(), self.cluster)
         return min(nodes, held + ray_cluster.free_workers(self.cluster))
 
+    def room_to_grow(self, held: int) -> int:
+        """How many workers there will be room for when evaluations have made theirs. Beside other jobs it is what is
+        free now: of what is taken, nobody knows how much is the evaluations'. held: as for `room`."""
+        free, there = self.room(held), room(ray_cluster.nodes(), self.cluster)
+        if there > free and self._evaluations.are_running() and not holders():
+            return there
+        return free
+
     def wait(self, stopped: Callable[[], bool], most: int | None = None) -> int | None:
         """The number of workers to start on, at most `most`, as soon as there is room for the fewest; None when it was
         `stopped` before. Raises JobFailedError after `cluster.wait_seconds`."""
         sizes = tuple(size for size in self.sizes if most is None or size <= most)
         told: int | None = None
         self._evaluations.hold()
+        if len(self.sizes) > 1:
+            ray_cluster.ask_for(self.cluster, self.sizes[-1])
         standing = self._crew.standing()
         if standing is not None and standing == self._best(sizes, standing) and not stopped():
             return standing
@@ -72,7 +86,7 @@ class Workforce:
                 time.sleep(POLL_SECONDS)
             return None
         finally:
-            if told is not None:
+            if told is not None and len(self.sizes) == 1:
                 ray_cluster.ask_for(self.cluster, 0)
 
     def _best(self, sizes: tuple[int, ...], standing: int) -> int | None:
@@ -82,7 +96,7 @@ class Workforce:
         return start_size(sizes, self.room(held=standing))
 
     def _tell(self, there: int) -> None:
-        ray_cluster.ask_for(self.cluster, self.cluster.max_workers)
+        ray_cluster.ask_for(self.cluster, self.sizes[-1])
         before = [str(holder) for holder in holders()]
         behind = f", behind {', '.join(before)}" if before else ""
         self._journal.event(
@@ -96,3 +110,16 @@ class Workforce:
     def _wanted(self) -> str:
         each = ", ".join(f"{count:g} {kind}" for kind, count in ray_cluster.resources(self.cluster).items())
         return f"{self.sizes[0]} worker{'s' if self.sizes[0] > 1 else ''} of {each}"
+
+
+def withdraw(cluster: Cluster) -> None:
+    """Takes back what a `Workforce` has asked an autoscaler for, if it stands: training has come to its end. A Ray that
+    does not answer changes nothing of how."""
+    from ray.exceptions import RayError
+
+    def ask() -> None:
+        with contextlib.suppress(RayError, OSError, RuntimeError):
+            ray_cluster.ask_for(cluster, 0)
+
+    if cluster.min_workers < cluster.max_workers:
+        within(ray_cluster.ANSWER_SECONDS, ask)

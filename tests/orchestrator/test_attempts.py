@@ -64,6 +64,8 @@ class Stage:
     """How often they were told not to."""
     evaluates: int = 0
     """Places that evaluations take."""
+    asked_for: list[int] = field(default_factory=list)
+    """Of each request to an autoscaler, how many workers it is for."""
     draining: set[str] = field(default_factory=set)
     interrupt: Interrupt = field(default_factory=Interrupt)
     played: list[tuple[int, int, str | None]] = field(default_factory=list)
@@ -152,9 +154,8 @@ def stage_of(monkeypatch: pytest.MonkeyPatch) -> StageOf:
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(workforce, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(resume, "LOOK_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: None)
     for name in ("start_ray", "check_resources", "check_evaluations"):
-        monkeypatch.setattr(f"orchestrator.driver.{name}", lambda cluster: None)
+        monkeypatch.setattr(f"orchestrator.driver.{name}", lambda *_: None)
 
     def make(job: Prepared, plays: list[Play]) -> Stage:
         made = Stage(job)
@@ -164,6 +165,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch) -> StageOf:
         monkeypatch.setattr(ray_cluster, "nodes", lambda: (elastic.Node("n", made.room, 0),))
         monkeypatch.setattr(ray_cluster, "free_workers", lambda cluster: made.room - made.held - made.evaluates)
         monkeypatch.setattr(ray_cluster, "draining_nodes", lambda: made.draining)
+        monkeypatch.setattr(ray_cluster, "ask_for", lambda cluster, workers: made.asked_for.append(workers))
         return made
 
     return make
@@ -720,6 +722,45 @@ def test_evaluations_make_room_for_an_attempt_that_could_use_it(
     assert not set_up.events("evaluation_failed", "waiting_for_workers")
 
 
+@pytest.mark.parametrize("looks", [3, 99])
+def test_a_storage_that_is_away_at_the_end_of_training(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """It is asked again for a while; a training that is done has not failed of it."""
+    left = [looks]
+
+    def away(storage: Storage, run: RunDirectory) -> list[int]:
+        if left[0]:
+            left[0] -= 1
+            raise UnreachableError("no answer")
+        return committed_steps(storage, run)
+
+    monkeypatch.setattr("orchestrator.driver.committed_steps", away)
+    set_up = evaluated([ends(40)], a=[0.5])
+    if looks == 3:
+        assert set_up.drive() is State.SUCCEEDED
+    else:
+        with pytest.raises(UnreachableError, match="no answer"):
+            set_up.drive()
+        assert left == [99 - evaluations.FAILED_LOOKS]
+    told = "the end of training waits, as the run directory did not answer: no answer"
+    assert set_up.output.getvalue().count(told) == 1
+
+
+def test_an_interrupt_is_heard_while_the_end_of_training_waits(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = evaluated([ends(40)], a=[0.5])
+
+    def away(storage: Storage, run: RunDirectory) -> list[int]:
+        set_up.interrupt.request()
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr("orchestrator.driver.committed_steps", away)
+    assert set_up.drive() is State.INTERRUPTED
+    assert not set_up.events("training_finished", "run_failed")
+
+
 @pytest.mark.parametrize("by", ["the user", "somebody else"])
 def test_a_request_to_stop_ends_the_evaluations(evaluated: Evaluated, by: str) -> None:
     at_end = [f"evaluations.{number}.every_checkpoints=null" for number in range(2)]
@@ -780,6 +821,88 @@ def test_room_that_is_not_there_makes_the_job_smaller_until_a_commit(stage: Make
     messages = [event["message"] for event in set_up.events("retry")]
     assert messages[0] == "next attempt in 0.0 s, on at most 4 workers"
     assert messages[-1] == "next attempt in 0.0 s"
+
+
+@pytest.mark.parametrize(("others", "grows"), [([], True), (["another job"], False)])
+def test_a_job_grows_onto_what_its_evaluations_have(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, others: list[str], grows: bool
+) -> None:
+    """Where another job might have it as well, they keep what they have."""
+    monkeypatch.setattr(workforce, "YIELD_SECONDS", 0.0)
+    monkeypatch.setattr(workforce, "SETTLE_SECONDS", 60.0)
+    monkeypatch.setattr(workforce, "holders", lambda: others)
+
+    def beside_an_evaluation(stage: Stage) -> Outcome:
+        stage.commit(8)
+        until(lambda: stage.cast.tries, "the evaluation")
+        stage.room, stage.evaluates = 4, 2
+        stage.commit(12)
+        until(lambda: len(stage.events("checkpoint_committed")) == 2, "a look at the commit")
+        if grows:
+            stage.until_asked()
+        return stage.commit(16 if grows else 40)
+
+    set_up = evaluated([beside_an_evaluation, ends(40)], *RANGE, a=[0.5])
+    set_up.room = 2
+    set_up.cast.plays = {(8, "a"): ["hangs", 0.5]}
+    set_up.cast.cancelled = lambda: setattr(set_up, "evaluates", 0)
+    if not grows:
+        set_up.when("training_finished", set_up.interrupt.request)
+    assert set_up.drive() is (State.SUCCEEDED if grows else State.INTERRUPTED)
+    assert [size for _, size, _ in set_up.played] == [2, 4][: 1 + grows]
+    assert len(set_up.events("stop_requested")) == grows
+
+
+def test_an_autoscaler_is_asked_for_the_most_workers_of_use_as_long_as_the_job_trains(evaluated: Evaluated) -> None:
+    """Nodes that nobody asks for are gone before the job may grow onto them; evaluations need none of them."""
+
+    def trains(stage: Stage) -> Outcome:
+        assert stage.asked_for == [4]
+        return fails(Kind.WORKER_LOST, committed=8)(stage)
+
+    set_up = evaluated([trains, ends(40)], *RANGE, "cluster.workers.max=7", a=[0.5])
+    set_up.cast.then = lambda key: asked.append(set_up.asked_for[-1]) if key[0] == 40 else None
+    asked: list[int] = []
+    assert set_up.drive() is State.SUCCEEDED
+    assert set_up.asked_for == [4, 4, 0]
+    assert asked == [0]
+
+
+def test_a_request_does_not_outlive_a_job_that_fails(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a Ray that is gone keeps nobody from the cause."""
+
+    def ask(cluster: object, workers: int) -> None:
+        set_up.asked_for.append(workers)
+        if not workers:
+            raise RayError("the head is away")
+
+    set_up = stage([fails(Kind.DIVERGED)], *RANGE)
+    monkeypatch.setattr(ray_cluster, "ask_for", ask)
+    with pytest.raises(JobFailedError, match="diverged it is"):
+        set_up.drive()
+    assert set_up.asked_for == [8, 0]
+
+
+def test_a_driver_that_lost_the_run_leaves_the_request_to_the_other(stage: Make) -> None:
+    def replaced(stage: Stage) -> Outcome:
+        stage.job.storage.write(stage.job.run.driver(2), b"{}")
+        return fails(Kind.FENCED)(stage)
+
+    set_up = stage([replaced], *RANGE)
+    with pytest.raises(TakenOverError):
+        set_up.drive()
+    assert set_up.asked_for == [8]
+
+
+def test_a_fixed_number_of_workers_is_asked_for_while_there_is_too_little(stage: Make) -> None:
+    set_up = stage([ends(40)], "cluster.workers=2")
+    set_up.room = 1
+    set_up.when("waiting_for_workers", lambda: setattr(set_up, "room", 2))
+    assert set_up.drive() is State.SUCCEEDED
+    assert set_up.asked_for == [2, 0]
+    enough = stage([ends(40)], "cluster.workers=2", "name=enough")
+    assert enough.drive() is State.SUCCEEDED
+    assert enough.asked_for == []
 
 
 def test_a_number_of_workers_stays_what_it_is(stage: Make) -> None:

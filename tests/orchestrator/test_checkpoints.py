@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobspecs.checkpoint import Checkpoint, KeepBest
 from jobspecs.evaluation import evaluation_hash
 from jobspecs.job import JobSpec
-from orchestrator.checkpoints import newest_good, retain, superfluous
+from orchestrator.checkpoints import first_of_each, newest_good, retain, superfluous
 from tests.orchestrator.conftest import digits_spec
 from workers.data.order import Layout
 from workers.run import RunDirectory, RunPlan, committed_steps
@@ -41,7 +41,7 @@ def test_what_goes_is_kept_by_nothing(
     assert not set(gone) & in_use
     assert kept[-section.keep_last :] == sorted(steps)[-section.keep_last :]
     if section.keep_every is not None:
-        assert all(step % section.keep_every for step in gone)
+        assert not set(gone) & first_of_each(steps, section.keep_every)
     best = section.keep_best
     for step in gone if best is not None else ():
         better = [other for other in kept if other in scores and scores[other] >= scores.get(step, -1.0)]
@@ -53,8 +53,26 @@ def test_what_goes_is_kept_by_nothing(
 @given(commits, sections, st.dictionaries(st.integers(1, 200), st.floats(0, 1)))
 def test_nothing_is_kept_without_a_reason(steps: set[int], section: Checkpoint, scores: dict[int, float]) -> None:
     kept = steps - set(superfluous(steps, section, scores, ()))
-    every = {step for step in steps if section.keep_every and step % section.keep_every == 0}
+    every = first_of_each(steps, section.keep_every) if section.keep_every else set()
     assert len(kept - every) <= section.keep_last + (section.keep_best.count if section.keep_best else 0)
+
+
+@given(commits, st.integers(1, 40))
+def test_the_first_commit_at_or_behind_each_multiple(steps: set[int], every: int) -> None:
+    multiples = range(every, max(steps, default=0) + 1, every)
+    assert first_of_each(steps, every) == {min(step for step in steps if step >= multiple) for multiple in multiples}
+
+
+@given(commits, st.integers(1, 40), st.integers(1, 4))
+def test_what_each_multiple_keeps_is_the_same_whenever_commits_are_deleted(
+    steps: set[int], every: int, last: int
+) -> None:
+    """Behind each commit, or once at the end."""
+    section, kept = Checkpoint(keep_last=last, keep_every=every), set[int]()
+    for step in sorted(steps):
+        kept.add(step)
+        kept -= set(superfluous(kept, section, {}, ()))
+    assert kept == steps - set(superfluous(steps, section, {}, ()))
 
 
 def test_by_example() -> None:
@@ -64,6 +82,7 @@ def test_by_example() -> None:
 
     assert gone() == [10, 20, 30, 50]
     assert gone(keep_every=30) == [10, 20, 50]
+    assert gone(keep_every=25) == [10, 20], "30 and 50, and 40 is in use"
     assert gone(keep_best=KeepBest(evaluation="e")) == [10, 20, 50], "of equal scores the newer"
     assert gone(keep_best=KeepBest(evaluation="e", count=3)) == [50]
 

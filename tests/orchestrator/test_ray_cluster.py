@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from jobspecs.cluster import Cluster
-from orchestrator.ray_cluster import answering, draining_nodes, free_workers, own_dashboard
+from orchestrator.ray_cluster import answering, ask_for, draining_nodes, free_workers, own_dashboard, start_ray
+from tests.orchestrator.conftest import digits_spec
 
 DRAINED = """
 import time
@@ -112,3 +113,37 @@ def test_room_is_what_is_free_on_single_nodes_that_stay(monkeypatch: pytest.Monk
     monkeypatch.delattr("ray._private.state.available_resources_per_node")
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 7.0})
     assert free_workers(Cluster(cpus_per_worker=2)) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cores", "cpus"),
+    [
+        (("evaluations=[]",), 8, 12),  # one that the caller does not know of
+        ((), 8, 12),  # what a worker reserves
+        (("evaluations.0.resources={cpus: 6}",), 8, 14),
+        (("evaluations.0.resources={cpus: 1}",), 8, 12),
+        ((), 64, 64),
+    ],
+)
+def test_a_ray_of_this_machine_has_room_for_an_evaluation_beside_all_workers(
+    overrides: tuple[str, ...], cores: int, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **settings: started.append(settings))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    spec = digits_spec("/data", "/runs", "cluster.workers=2", "cluster.cpus_per_worker=4", *overrides)
+    start_ray(spec.cluster, spec.evaluations)
+    assert [settings["num_cpus"] for settings in started] == [cpus]
+
+
+def test_an_autoscaler_is_asked_where_there_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ask_for(Cluster(), 2)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    ask_for(Cluster(cpus_per_worker=4, gpus_per_worker=1), 2)
+    ask_for(Cluster(), 0)
+    assert asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2, []]

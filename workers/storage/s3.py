@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from jobspecs.data import Cache
 from jobspecs.errors import StorageError
+from jobspecs.redaction import redacted
 from jobspecs.storage import S3
 from workers.storage.backend import Bytes, ObjectInfo
 from workers.storage.cache import RangeCache
@@ -27,6 +30,8 @@ from workers.storage.s3_upload import MULTIPART_BYTES, upload
 from workers.storage.uris import bucket_and_key, bucket_and_prefix, is_temporary, temporary_name
 
 _BUFFER_BYTES = 256 << 10
+_AWS = "AWS's endpoint"
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 class S3Store:
@@ -36,6 +41,7 @@ class S3Store:
         self._s3, self._cache, self._read_ahead = s3, cache, read_ahead
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._endpoint = s3.endpoint
         self._range_cache: RangeCache | None = None
         self._obeys_conditions = False
 
@@ -45,12 +51,23 @@ class S3Store:
     @property
     def endpoint(self) -> str:
         """The server as messages name it."""
-        return self._s3.endpoint or "AWS's endpoint"
+        if self._endpoint is None:
+            # What keeps it from connecting is told by the call that this is asked for.
+            with contextlib.suppress(Exception):
+                url = self._url
+                self._endpoint = _AWS if is_aws(url) else redacted(url)  # AWS_ENDPOINT_URL may have a password in it
+        return self._endpoint or _AWS
 
     @property
     def client(self) -> Any:
         """The boto3 client of all threads, for everything but reading."""
         return self._connected.calls
+
+    @property
+    def _url(self) -> str:
+        """The server's, which boto3 takes from AWS_ENDPOINT_URL or its files where the spec says none."""
+        url: str = self.client.meta.endpoint_url
+        return url
 
     @property
     def _connected(self) -> Connection:
@@ -157,7 +174,7 @@ class S3Store:
 
     def _check_conditions(self, bucket: str, key: str) -> None:
         """StorageError if the server writes what its condition forbids; AWS is known not to."""
-        if self._s3.endpoint is None or self._obeys_conditions:
+        if self._obeys_conditions or is_aws(self._url):
             return
         folder, slash, _ = key.rpartition("/")
         probe = {"Bucket": bucket, "Key": folder + slash + temporary_name()}
@@ -175,6 +192,11 @@ class S3Store:
                 f"cannot create s3://{bucket}/{key}: {self.endpoint} ignores the condition that no such object be "
                 "there (If-None-Match), so two writers would both win. Choose a folder, or a store that obeys it"
             )
+
+
+def is_aws(url: str) -> bool:
+    """Whether the server at `url` is AWS's own."""
+    return (urlsplit(url).hostname or "").endswith(_AWS_DOMAINS)
 
 
 def _through_cache(

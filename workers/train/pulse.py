@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Literal, NamedTuple, get_args
 
 Phase = Literal["start", "load", "data", "forward", "gather", "backward", "update", "save", "end"]
+PHASES: frozenset[Phase] = frozenset(get_args(Phase))
 COLLECTIVE: frozenset[Phase] = frozenset({"gather", "update"})
 """Phases in which a rank may wait for the others, and so stand still for no fault of its own."""
 
@@ -65,8 +66,11 @@ class Pulse:
         self._seconds[self._now[1]] += now - self._since
         self._since = now
 
-    def moved(self) -> None:
-        """The phase goes on, and is not stuck. Any thread may say so."""
+    def moved(self, of: Collection[Phase] = PHASES) -> None:
+        """The phase goes on, and is not stuck. Any thread may say so. of: the phases that wait for what has moved; in
+        any other it is no progress."""
+        if self._now[1] not in of:
+            return
         # Two threads at once may count one for two: it has changed all the same.
         self._moves += 1
 

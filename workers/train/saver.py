@@ -32,7 +32,7 @@ from workers.train.checkpoint import File, Manifest
 from workers.train.commit import Committer, Tried, Verdict
 from workers.train.engine import Engine
 from workers.train.host_copy import HostCopy
-from workers.train.pulse import pulse
+from workers.train.pulse import Phase, pulse
 from workers.train.record import Recorder
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
@@ -41,6 +41,8 @@ GRACE_SECONDS = 60.0
 """How long after its age limit a save may still come to a verdict of its own: longer than a pause and a short try."""
 CLOSE_SECONDS = 60.0
 """How long the end of an attempt that failed waits for a save that is in flight."""
+WAITING: frozenset[Phase] = frozenset({"save", "end"})
+"""Phases in which the loop may wait for a save. In any other a save that goes on says nothing of the loop."""
 OTHERS = "the other ranks' files"
 """What a rank waits for that has written its own."""
 _SLOWEST = timedelta(days=1)
@@ -153,7 +155,7 @@ class Saver:
         began = time.monotonic()
         written: dict[str, File] = {}
         for pause in _pauses():
-            pulse.moved()
+            pulse.moved(of=WAITING)
             fault: Exception | None = None
             try:
                 tried = self._write(manifest.step, written)
@@ -193,7 +195,7 @@ class Saver:
                     self._waits_for = f"{name} to be written to {self._run.checkpoint(step)}"
                     self._storage.write(join(self._run.checkpoint(step), name), content)
                     written[name] = File(name, len(content), hashlib.sha256(content).hexdigest())
-                    pulse.moved()  # the loop may be waiting for this, at its end
+                    pulse.moved(of=WAITING)
         except StorageError as error:
             return Tried(refused=error)
         return Tried(tuple(written.values()))

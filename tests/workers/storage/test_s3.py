@@ -25,6 +25,7 @@ from jobspecs.storage import S3
 from tests.workers.storage.conftest import new_bucket
 from tests.workers.storage.scripted_server import SECRET, Answer, Scripted, answers, refusal
 from workers.storage import ObjectInfo, Storage
+from workers.storage.s3 import is_aws
 
 
 @pytest.mark.parametrize("place", ["s3", "rclone"], indirect=True)
@@ -133,6 +134,51 @@ def test_a_server_that_ignores_conditions_is_not_written_to(rclone_storage: Stor
     assert len(rclone_storage.list(f"s3://{bucket}")) == 1
 
 
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_a_server_that_only_the_environment_names_is_probed_too(
+    rclone_storage: Storage, rclone_server: str, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    bucket = new_bucket(rclone_storage)
+    monkeypatch.setenv(variable, rclone_server)
+    storage = Storage()
+    storage.write(f"s3://{bucket}/lock", b"theirs")
+    with pytest.raises(StorageError, match=f"{rclone_server} ignores the condition"):
+        storage.write(f"s3://{bucket}/lock", b"mine", if_absent=True)
+    assert storage.read(f"s3://{bucket}/lock") == b"theirs"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://s3.amazonaws.com", True),
+        ("https://s3.dualstack.eu-west-1.amazonaws.com:443/", True),
+        ("https://s3.cn-north-1.amazonaws.com.cn", True),
+        ("https://s3.eu-west-1.api.aws", True),
+        ("https://amazonaws.com.example.org", False),
+        ("https://s3.myamazonaws.com", False),
+        ("http://minio:9000", False),
+    ],
+)
+def test_which_servers_are_aws(url: str, expected: bool) -> None:
+    assert is_aws(url) is expected
+
+
+@pytest.mark.usefixtures("s3_credentials")
+def test_aws_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    storage, puts = Storage(), list[dict[str, Any]]()
+
+    def put_object(**put: Any) -> dict[str, str]:
+        puts.append(put)
+        return {"ETag": '"v1"'}
+
+    monkeypatch.setattr(storage._s3.client, "put_object", put_object)
+    storage.write("s3://b/k", b"x", if_absent=True)
+    assert puts == [{"Bucket": "b", "Key": "k", "Body": b"x", "IfNoneMatch": "*"}]
+    assert storage._s3.endpoint == "AWS's endpoint"
+
+
 def test_list_leaves_out_probes(s3_storage: Storage, bucket: str) -> None:
     s3_storage.write(f"s3://{bucket}/folder/.tandem-0123456789abcdef.tmp", b"")
     assert s3_storage.list(f"s3://{bucket}/folder") == []
@@ -211,6 +257,19 @@ def test_nobody_listens(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(pauses) == 1
     for part in ("s3://b/k", f"no answer from {endpoint}", "Check storage.s3.endpoint"):
         assert part in str(caught.value)
+
+
+@pytest.mark.usefixtures("s3_credentials")
+def test_a_server_of_the_environment_is_named_without_its_password(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:planted@127.0.0.1:{silent_port}")
+    storage = Storage()
+    with pytest.raises(UnreachableError) as caught:
+        storage.stat("s3://b/k")
+    assert f"@127.0.0.1:{silent_port}" in str(caught.value)
+    assert "planted" not in f"{caught.value} {storage._s3.endpoint}"
 
 
 @pytest.mark.usefixtures("s3_credentials", "small_ranges")

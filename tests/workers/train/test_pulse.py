@@ -31,6 +31,15 @@ def test_a_step_its_phases_and_their_details() -> None:
     assert pulse.read() == Moment(4, "forward", "", 5), "another micro-batch is progress"
 
 
+def test_what_moves_is_progress_of_the_phases_that_wait_for_it() -> None:
+    pulse = Pulse()
+    for phase, progress in (("save", 1), ("backward", 0), ("end", 1)):
+        pulse.phase(phase)
+        before = pulse.read().moves
+        pulse.moved(of=("save", "end"))
+        assert pulse.read().moves - before == progress
+
+
 def test_each_phase_is_timed() -> None:
     now = [0.0]
     pulse = Pulse(lambda: now[0])

@@ -27,6 +27,7 @@ from workers.run import RunDirectory, committed_steps, read_parts
 from workers.storage import ObjectInfo, Storage
 from workers.train.engine import Engine
 from workers.train.fence import claim_attempt
+from workers.train.pulse import pulse
 from workers.train.record import Recorder
 from workers.train.saver import Saver
 
@@ -292,3 +293,24 @@ def test_a_rank_whose_write_never_ends_ends_the_attempt_on_all_ranks(seen: dict[
             r"storage \(storage\.root\): does it answer on all nodes\?",
             of_rank.error[1],
         )
+
+
+def _moves(root: str) -> dict[str, int]:
+    """Signs of progress in each phase while a save is refused twice, and then written."""
+    workers.train.saver.FIRST_PAUSE_SECONDS = 0.01
+    one, moves = engine(1), {}
+    for phase in ("save", "backward", "end"):
+        storage, run = Faulty(), RunDirectory(f"{root}/{phase}")
+        storage.before = refusing(2, "model", FULL)
+        with saver_of(storage, run, one, ATTEMPT) as saver:
+            pulse.phase(phase)
+            before = pulse.read().moves
+            saver.save(manifest_of(one, STEP, ATTEMPT))
+            saver.wait()
+            moves[phase] = pulse.read().moves - before
+    return moves
+
+
+def test_a_save_that_goes_on_hides_no_rank_that_is_stuck_elsewhere(tmp_path: Path) -> None:
+    (moves,) = run_ranks(_moves, 1, f"file://{tmp_path}")
+    assert moves == {"save": 5, "backward": 0, "end": 5}, "three tries, two files"
