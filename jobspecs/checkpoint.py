@@ -29,12 +29,12 @@ class Checkpoint(Section):
     every_minutes: Minutes | None = None
     """Minutes between two commits."""
     keep_last: PositiveInt = 3
-    """Newest commits that are kept; older ones are deleted after a new commit, unless one of the next two keeps them.
-    """
+    """Newest commits that are kept; older ones are deleted after a new commit, unless one of the next two keeps them or
+    an evaluation of them is still to be done: where evaluations come slower than commits, those that wait add up."""
     keep_best: KeepBest | None = None
     """Keeps those that an evaluation scores best."""
     keep_every: PositiveInt | None = None
-    """Keeps those whose step is a multiple of it."""
+    """Keeps the first commit at or behind each multiple of it."""
     max_age_minutes: Minutes = 60.0
     """A save that fails is tried again for so long, while training goes on; then the attempt ends with the cause."""
 

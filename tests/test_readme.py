@@ -12,22 +12,43 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 import typer
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobspecs.load import load
+from jobspecs import evaluation, scores
+from jobspecs.base import defaults
+from jobspecs.data import Data
+from jobspecs.errors import UsageError
+from jobspecs.evaluation import _Evaluation
+from jobspecs.load import load, loads
+from jobspecs.objective import TextInfoNCE, _Objective
 from jobspecs.starters import starter
 from jobspecs.storage import S3
 from orchestrator.cli import app
 from orchestrator.command import with_workers
+from orchestrator.evaluate import score
 from orchestrator.from_shards import spec_for
 from tests.pages import PAGES, ROOT, Block, blocks_of, header_of, spans_of
+from tests.workers.storage import test_store
+from tests.workers.tiny_job import SPEC, scans, write_shards
+from workers import objectives
 from workers.data.demo import DEMOS
+from workers.data.tokenize import byte_tokenizer
+from workers.evaluate import KINDS
+from workers.evaluate.encode import Encoder
+from workers.losses.pairs import gather_pairs
+from workers.models.build import build
+from workers.storage import Storage, absolute
+from workers.storage.schemes import BACKENDS
+from workers.train.step import _loss
 
 README = (ROOT / "README.md").read_text()
 CLI = typer.main.get_command(app)
@@ -39,7 +60,7 @@ VARIABLES = {"S3_ENDPOINT": "http://127.0.0.1:9000", "DASHBOARD": "http://127.0.
 """What pages set, or deploy/local/cluster.py writes into build/local/env, such as it may be."""
 SOURCED = {"build/local/env": ("deploy/local/cluster.py", '(FOLDER / "env"')}
 """Files that a page's earlier commands make, by what in them does so."""
-KUBECTL = (["apply", "-f", "-"], ["get", "rayjob"], ["create", "secret", "generic"])
+KUBECTL = (["apply", "-f", "-"], ["get", "rayjob"], ["create", "secret", "generic"], ["port-forward"])
 SEEN_ELSEWHERE = {"tandem validate job.yaml"}
 """Commands whose output a test of its own holds to the page."""
 
@@ -349,11 +370,100 @@ def test_the_commands_in_the_readme_are_those_of_the_program() -> None:
     assert sorted(table) == sorted(CLI.commands)
 
 
+# --- the examples of the contributors' page -------------------------------------------------------------
+
+
+def example(name: str, **names: Any) -> Any:
+    """What an example of CONTRIBUTING.md defines under this name; `names` are there already."""
+    (block,) = [
+        block for block in blocks_of("CONTRIBUTING.md") if re.search(rf"^(def|class) {name}\b", block.text, re.M)
+    ]
+    exec(compile(block.text, block.place, "exec"), names)
+    return names[name]
+
+
+class Paraphrases(_Objective):
+    kind: Literal["paraphrases"]
+    loss: TextInfoNCE = defaults(TextInfoNCE, kind="infonce", direction="both")
+
+
+class Separation(_Evaluation):
+    kind: Literal["separation"]
+
+
+def test_the_objective_of_the_contributors_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss is the cross-entropy in both directions, without equal texts among the negatives."""
+    paraphrases = example("_paraphrases", **vars(objectives), Paraphrases=Paraphrases)
+    monkeypatch.setitem(objectives.OBJECTIVES, Paraphrases, paraphrases)
+    section = Paraphrases(kind="paraphrases")
+    data = Data.model_validate({"sources": [{"name": "a", "urls": ["a.tar"]}], "query": {}, "document": {}})
+    contrast = objectives.contrast_of(section, data, lambda side: True)
+    assert contrast.trained == {"query", "document"}
+
+    A, G = F.normalize(torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), dim=2)
+    keys = torch.tensor([[1, 5], [2, 6], [3, 5], [4, 8]])  # of queries and documents: those of 0 and 2 are equal
+    pairs = gather_pairs(torch.ones(4, dtype=torch.bool), keys=keys)
+    loss, _ = _loss(contrast, A, G, torch.tensor(10.0), None, pairs, measure=False)
+    logits = 10 * A @ G.T
+    logits[[0, 2], [2, 0]] = -torch.inf
+    expected = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_evaluation_of_the_contributors_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "Separation", Separation, raising=False)
+    names_of = scores.score_names
+    monkeypatch.setattr(
+        scores, "score_names", lambda each, data: ("separation",) if each.kind == "separation" else names_of(each, data)
+    )
+    monkeypatch.setitem(KINDS, "separation", example("separation"))
+
+    write_shards(tmp_path / "data", list(scans()[:12]), shards=1)
+    spec, tokenizers = loads(SPEC % (tmp_path / "data")), {"text": byte_tokenizer()}
+    model = build(spec.model, spec.data, spec.objective, 0, tokenizers)
+    urls = [f"{tmp_path}/data/*.tar"]
+    section = Separation.model_validate({"kind": "separation", "name": "pairs", "data": {"urls": urls}})
+    encoder = Encoder(spec.data, Storage(), tokenizers, model)
+    result = score(section, encoder, 3, "file:///checkpoint").result
+
+    images = encoder.images(urls, "txt", 256)
+    captions = sorted({text.decode() for text in images.column})
+    texts = dict(zip(captions, encoder.texts(captions, 256), strict=True))
+    margins = [
+        image @ texts[text.decode()] - np.mean([image @ each for each in texts.values()])
+        for image, text in zip(images.features, images.column, strict=True)
+    ]
+    assert result.scores == {"separation": pytest.approx(np.mean(margins), abs=1e-6)}
+    assert (result.main, result.higher_is_better, result.samples) == ("separation", True, 12)
+
+
+def test_the_storage_of_the_contributors_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does what test_store.py asks of the others."""
+    store = example("MemoryStore")
+    monkeypatch.setitem(BACKENDS, "memory", lambda *_: store())
+    assert absolute("memory://bucket/run/") == "memory://bucket/run"
+    with pytest.raises(UsageError, match=r"s3://bucket/key or memory://bucket/key"):
+        absolute("gs://bucket/run")
+    checks = [
+        test_store.test_write_stat_read,
+        test_store.test_write_replaces_and_changes_the_etag,
+        test_store.test_empty_object,
+        test_store.test_odd_names,
+        test_store.test_list,
+        test_store.test_an_object_that_is_not_the_known_one,
+        test_store.test_a_known_object_that_is_gone,
+        test_store.test_a_known_object_that_has_moved,
+        test_store.test_conditional_write,
+        test_store.test_delete,
+    ]
+    for number, check in enumerate(checks):
+        check((Storage(), f"memory://bucket/{number}"))
+    for number, method in enumerate(("stat", "read", "open")):
+        test_store.test_missing((Storage(), f"memory://missing/{number}"), method, "folder")
+
+
 def test_the_tracker_of_the_contributors_page_works(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [block for block in blocks_of("CONTRIBUTING.md") if block.language == "python"]
-    names: dict[str, Any] = {}
-    exec(compile(block.text, "CONTRIBUTING.md", "exec"), names)
-    tracker = names["Lines"](SimpleNamespace(spec=SimpleNamespace(name="digits")), "key")
+    tracker = example("Lines")(SimpleNamespace(spec=SimpleNamespace(name="digits")), "key")
     tracker.event({"event": "run_started"})
     tracker.steps([{"step": 3, "loss": 1.5}])
     tracker.close()

@@ -2,7 +2,7 @@
 
 A *side* is what a tower encodes: `image`, `text`, `query`, `document`. The travelling side is encoded first, so
 that its gather runs while the resident side is encoded. The training step and the plan read it, so there is no torch
-here; a new objective is a section in jobspecs/objective.py and a function here.
+here; a new objective is a section in jobspecs/objective.py, a function here and a line in `OBJECTIVES`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Contrast:
 def contrast_of(objective: Objective, data: Data, trained: Callable[[str], bool]) -> Contrast:
     """The contrast of a spec's objective; `trained(side)` is False for a frozen tower, which had better travel: its
     features need no way back."""
-    kinds: dict[type, Callable[..., Contrast]] = {ImageText: _image_text, TwoView: _two_view, TextText: _text_text}
-    contrast = kinds[type(objective)](objective, data, trained)
+    contrast = OBJECTIVES[type(objective)](objective, data, trained)
     return replace(contrast, trained=frozenset(filter(trained, contrast.inputs)))
 
 
@@ -112,6 +111,14 @@ def _text_text(objective: TextText, data: Data, trained: Callable[[str], bool]) 
         prefixes=_prefixes(objective),
         wire=objective.wire_dtype,
     )
+
+
+OBJECTIVES: dict[type[Objective], Callable[..., Contrast]] = {
+    ImageText: _image_text,
+    TwoView: _two_view,
+    TextText: _text_text,
+}
+"""Section of a spec -> f(section, data, trained) -> its contrast; whose towers are trained, `contrast_of` says."""
 
 
 def _with_options(rule: Rule, label_smoothing: float, hardness: float, to_travelling: float) -> Rule:

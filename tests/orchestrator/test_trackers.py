@@ -131,7 +131,9 @@ def job(tmp_path: Path) -> Prepared:
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.trackers.find_spec", lambda name: None)
     check_trackers(Tracking())
-    with pytest.raises(UsageError, match=r"tracking\.wandb needs the package wandb.*pip install 'tandem\[wandb\]'"):
+    with pytest.raises(
+        UsageError, match=r"tracking\.wandb needs the package wandb.*its sources .*install '\.\[wandb\]'"
+    ):
         check_trackers(Tracking(wandb=Wandb(project="p")))
 
 

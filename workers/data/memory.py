@@ -95,7 +95,7 @@ def _tokenizer_bytes(data: Data, tokenizers: Mapping[str, Tokenizer]) -> int:
 
 def _largest_remote_shard(index: Index) -> int:
     """Bytes; 0 where all lie on disks, whose files are read without ranges."""
-    is_remote = any(uri.startswith("s3://") for uri in index.uris)
+    is_remote = any(not uri.startswith("file://") for uri in index.uris)
     return int(index.sizes.max()) if is_remote else 0
 
 

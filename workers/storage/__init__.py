@@ -23,6 +23,7 @@ so no credential gets into them. boto3 is imported when the first `s3://` URI is
 about half a second, and the loader processes of local data do without it.
 
     store.py    Storage: picks the backend of a URI, translates its errors
+    schemes.py  which backend each scheme has; absolute
     backend.py  ObjectInfo, and what a backend has to do
     files.py    the backend of file://
     s3.py       the backend of s3://; s3_client.py connects it, s3_range.py fetches one range,
@@ -31,12 +32,13 @@ about half a second, and the loader processes of local data do without it.
     cache.py    a folder that keeps ranges
     errors.py   from OSError and botocore's errors to ours
     received.py a count of the bytes that came
-    uris.py     absolute, join, basename
+    uris.py     join, basename
 """
 
 from workers.storage.backend import ObjectInfo
 from workers.storage.received import received
+from workers.storage.schemes import absolute
 from workers.storage.store import Storage
-from workers.storage.uris import absolute, basename, join
+from workers.storage.uris import basename, join
 
 __all__ = ["ObjectInfo", "Storage", "absolute", "basename", "join", "received"]

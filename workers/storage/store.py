@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from jobspecs.data import Cache
-from jobspecs.errors import ChangedError, UsageError
+from jobspecs.errors import ChangedError
 from jobspecs.storage import S3
 from workers.storage.backend import Backend, Bytes, ObjectInfo
 from workers.storage.errors import translated
-from workers.storage.files import FileStore
-from workers.storage.s3 import S3Store
+from workers.storage.schemes import BACKENDS, scheme_of
 
 _AWS = S3()
 _READS = 5  # of an object that is replaced each time it is read
 
 
 class Storage:
-    """Objects of both schemes. Thread-safe; picklable, before use and after it.
+    """Objects of all schemes. Thread-safe; picklable, before use and after it.
 
     Besides the errors below, every method raises AccessDeniedError, NoCredentialsError,
     UnreachableError, or StorageError, and UsageError for what is no URI of an object.
@@ -31,8 +30,12 @@ class Storage:
 
         `cache` keeps those of objects that are opened as `known`.
         """
-        self._files = FileStore()
-        self._s3 = S3Store(s3, cache, read_ahead)
+        self._backends = {scheme: make(s3, cache, read_ahead) for scheme, make in BACKENDS.items()}
+
+    @property
+    def _s3(self) -> Backend:
+        """Whose client tests make buckets with."""
+        return self._backends["s3"]
 
     def stat(self, uri: str) -> ObjectInfo:
         """Size and tag of an object. NotFoundError where there is none, which a folder is too."""
@@ -99,12 +102,6 @@ class Storage:
     @contextlib.contextmanager
     def _backend(self, verb: str, uri: str) -> Iterator[Backend]:
         """The backend of the URI's scheme; what it raises in the block is translated."""
-        backend: Backend
-        if uri.startswith("file:///"):
-            backend = self._files
-        elif uri.startswith("s3://"):
-            backend = self._s3
-        else:
-            raise UsageError(f"{uri!r} is no URI of the form file:///folder/name or s3://bucket/key")
+        backend = self._backends[scheme_of(uri)]
         with translated(verb, uri, backend.endpoint):
             yield backend

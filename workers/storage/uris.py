@@ -1,32 +1,12 @@
-"""The names of objects: made from what a user gives, joined, and taken apart. Touches no storage."""
+"""The names of objects, joined and taken apart. Touches no storage."""
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from pathlib import Path
 
 from jobspecs.errors import UsageError
-
-
-def absolute(uri_or_path: str) -> str:
-    """The URI of a path or a URI: `data/x` -> `file:///cwd/data/x`, `s3://b/k/` -> `s3://b/k`.
-
-    UsageError for another scheme and for an `s3://` without bucket. Slashes inside a key count for
-    S3, so they stay.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri_or_path)
-    if scheme is None:
-        return f"file://{os.path.abspath(os.path.expanduser(uri_or_path))}"
-    if uri_or_path.startswith("file:///"):
-        return f"file://{os.path.abspath(path_of(uri_or_path))}"
-    if re.match("s3://[^/]", uri_or_path):
-        return uri_or_path.rstrip("/")
-    raise UsageError(
-        f"{uri_or_path!r}: the scheme {scheme[1]!r} is unknown or the URI incomplete; "
-        "give a path, file:///folder/name or s3://bucket/key"
-    )
 
 
 def join(uri: str, *parts: str) -> str:

@@ -116,7 +116,8 @@ def test_without_faiss_the_extra_is_named_before_anything_is_encoded(monkeypatch
     encoder.data = data
     given = {"name": "near", "search": "approximate", "data": {"urls": ["a.tar"]}}
     expected = (
-        r"evaluation 'near': search is approximate, and FAISS.*pip install 'tandem\[faiss\]', or set search: exact"
+        r"evaluation 'near': search is approximate, and FAISS.*from its sources.*pip install '\.\[faiss\]'\), "
+        "or set search: exact"
     )
     with pytest.raises(UsageError, match=expected):
         retrieve(Retrieval.model_validate({"kind": "retrieval", **given}), encoder)
