@@ -56,7 +56,8 @@ def load_transformers_tokenizer(name: str, revision: str | None, subfolder: str 
     path = os.path.expanduser(name)
     is_folder = os.path.isdir(path)
     if not is_folder and _is_path(name):
-        raise UsageError(f"tokenizer {name}: there is no such folder. Correct `name`, or give a name on the hub")
+        named = os.path.normpath(name) if os.path.isabs(name) else name  # Tandem itself may have completed it
+        raise UsageError(f"tokenizer {named}: there is no such folder. Correct `name`, or give a name on the hub")
     if is_folder and revision is not None:
         raise UsageError(
             f"tokenizer {name}: this is a folder, and folders have no revision {revision!r}. Leave `revision` out, or "
