@@ -43,7 +43,7 @@ class Save:
     """A save of step 4 by attempt 2 on two ranks, whose files are written."""
 
     def __init__(self, uri: str, s3: S3 | None = None) -> None:
-        self.storage, self.plain = Disturbed(s3), Storage(s3)
+        self.storage, self.plain = Disturbed(s3 or S3()), Storage(s3 or S3())
         self.run = RunDirectory(uri)
         self.uri = self.run.checkpoint(MANIFEST.step)
         self.tries = []
