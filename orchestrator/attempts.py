@@ -8,7 +8,7 @@ failure. What follows on that is `aftermath.py`'s, and ends here where the job s
 
 from __future__ import annotations
 
-from jobspecs.errors import StorageError
+from jobspecs.errors import StorageError, TandemError
 from orchestrator.aftermath import Aftermath
 from orchestrator.crew import Crew
 from orchestrator.elastic import sizes
@@ -82,12 +82,13 @@ class Attempts:
     def _mine(self, point: ResumePoint) -> bool:
         """Sees to the negatives of the attempt that begins at `point`. Returns False where its checkpoint, which mines
         them, is damaged: it is withdrawn, and the one before takes its place. Raises as `MiningStage.before`."""
-        from workers.train.checkpoint import CheckpointError  # torch, which the driver starts without
-
         try:
             self._mining.before(point)
-        except CheckpointError as error:
-            if point.uri is None:  # the one that `mining.model` names
+        except TandemError as error:
+            from workers.train.checkpoint import CheckpointError  # torch, which the driver starts without
+
+            # Without a checkpoint to go on from, it is the one that `mining.model` names.
+            if not isinstance(error, CheckpointError) or point.uri is None:
                 raise
             if self._resume.withdraw_if_damaged(point.uri):
                 self._resume.committed = 0  # it is not looked for any more
