@@ -248,10 +248,13 @@ def ask_for(cluster: Cluster, workers: int) -> None:
     """Tells an autoscaler, where the cluster has one, that so many workers shall fit, those that run among them; 0
     takes it back. It stands until the next call: a cluster has one such request, whoever makes it."""
     from ray.autoscaler.sdk import request_resources
+    from ray.exceptions import RayError
 
     if not os.environ.get("RAY_ADDRESS"):
         return  # nothing comes to this machine
-    request_resources(bundles=[resources(cluster)] * workers)
+    # A Ray that does not answer is not worth a job: it goes on with what there is.
+    with contextlib.suppress(RayError, OSError, RuntimeError):
+        request_resources(bundles=[resources(cluster)] * workers)
 
 
 def on_node(node: str) -> Any:

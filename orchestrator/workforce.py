@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -115,11 +114,5 @@ class Workforce:
 def withdraw(cluster: Cluster) -> None:
     """Takes back what a `Workforce` has asked an autoscaler for, if it stands: training has come to its end. A Ray that
     does not answer changes nothing of how."""
-    from ray.exceptions import RayError
-
-    def ask() -> None:
-        with contextlib.suppress(RayError, OSError, RuntimeError):
-            ray_cluster.ask_for(cluster, 0)
-
     if cluster.min_workers < cluster.max_workers:
-        within(ray_cluster.ANSWER_SECONDS, ask)
+        within(ray_cluster.ANSWER_SECONDS, lambda: ray_cluster.ask_for(cluster, 0))

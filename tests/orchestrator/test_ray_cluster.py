@@ -147,3 +147,16 @@ def test_an_autoscaler_is_asked_where_there_may_be_one(monkeypatch: pytest.Monke
     ask_for(Cluster(cpus_per_worker=4, gpus_per_worker=1), 2)
     ask_for(Cluster(), 0)
     assert asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2, []]
+
+
+def test_an_autoscaler_that_does_not_answer_is_not_worth_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def away(bundles: list[dict[str, float]]) -> None:
+        asked.append(len(bundles))
+        raise RuntimeError("the head is away")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", away)
+    ask_for(Cluster(), 2)
+    assert asked == [2]
